@@ -1,0 +1,1 @@
+"""Five papers on generative modelling, executed: kernels, models, each paper's mathematics."""
