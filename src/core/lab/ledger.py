@@ -43,6 +43,16 @@ class Claim:
     expected: str
     """The verdict at the chapter's default scale."""
 
+    def __post_init__(self) -> None:
+        """Refuse what is not text, and verdicts that do not exist."""
+        _want_text(self.id, asdict(self))
+        for verdict in (self.verdict, self.expected):
+            if verdict not in VERDICTS:
+                known = ", ".join(VERDICTS)
+                raise ValueError(f"{self.id}: no verdict {verdict!r}; there are: {known}")
+        if self.expected == "undecided":
+            raise ValueError(f"{self.id}: the default scale must decide; expect a verdict")
+
 
 @dataclass(repr=False)
 class Ledger:
@@ -173,7 +183,6 @@ class Ledger:
             raise AssertionError("verdicts that were not expected:\n" + "\n".join(lines))
 
     def _add(self, claim: Claim) -> None:
-        _want_text(claim.id, asdict(claim))
         if not (_LABEL.fullmatch(claim.id) and claim.id.startswith(f"{self.chapter}-")):
             raise ValueError(
                 f"want an id {self.chapter}-<row> of lower-case letters, digits and single "
@@ -181,13 +190,6 @@ class Ledger:
             )
         if any(claim.id == c.id for c in self.claims):
             raise ValueError(f"{claim.id} is recorded already: each claim has a row of its own")
-        for verdict in (claim.verdict, claim.expected):
-            if verdict not in VERDICTS:
-                raise ValueError(
-                    f"{claim.id}: no verdict {verdict!r}; there are: {', '.join(VERDICTS)}"
-                )
-        if claim.expected == "undecided":
-            raise ValueError(f"{claim.id}: the default scale must decide; expect a verdict")
         self.claims.append(claim)
 
     def _repr_html_(self) -> str:
