@@ -80,6 +80,7 @@ def test_too_small_to_tell_goes_before_what_the_numbers_say():
         {"needs": 0.1},
         {"error": float("nan"), "needs": 0.1},
         {"error": 0.1, "needs": float("inf")},
+        {"error": float("inf"), "needs": 0.1},
         {"error": -0.1, "needs": 0.1},
         {"error": 0.1, "needs": 0.0},
     ],
