@@ -1,0 +1,209 @@
+r"""The one-layer linear causal self-attention, its loss, and the loss's gradient.
+
+    y_t = W_PV S_t W_KQ e_t,    S_t = (1/rho_t) sum_{i <= t} e_i e_i^*,    rho_t = t - 1
+
+predicts x_{t+1} for t = 2, ..., T-1 (Eq. 1); the loss sums half the squared error over t and
+averages it over the sequences (Eq. 2). The published code multiplies the whole prefix again at
+each t (`impl="loop"`, our reference). But S_t is a running sum of rank-one terms and does not know
+the weights (`impl="causal"`): T products instead of T^2/2.
+
+Source: arXiv:2405.16845v2, Eqs. (1) and (2), Assumption 3.1. Symbols here = there: `W_PV`
+$(W^{PV}_{12}\\ W^{PV}_{13})$, `W_KQ` the lower-right 2d x 2d block of $W^{KQ}$, `a`, `b` the
+diagonals of $W^{KQ}_{32}$ and $W^{PV}_{12}$.
+"""
+
+from typing import Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from core.mesa.process import tokens
+
+Impl = Literal["loop", "causal"]
+
+BLOCK = 32
+"""Sequences whose states are held at once: 5 MB at d = 5, T = 100."""
+
+
+class LossGradient(NamedTuple):
+    """The loss and its gradient, in torch's convention for complex weights."""
+
+    loss: Tensor
+    """Scalar."""
+    W_PV: Tensor
+    """`[d, 2d]`."""
+    W_KQ: Tensor
+    """`[2d, 2d]`."""
+
+
+class LinearSelfAttention(nn.Module):
+    """The layer, with the paper's merged weights (the blocks that reach the prediction)."""
+
+    def __init__(self, W_PV: Tensor, W_KQ: Tensor) -> None:
+        """Take the weights as they are (copied).
+
+        Args:
+            W_PV: `[d, 2d]`, real as in the paper or complex as in its code.
+            W_KQ: `[2d, 2d]`, of the same dtype.
+
+        Raises:
+            ValueError: the shapes or dtypes do not fit, or a weight is not finite.
+        """
+        super().__init__()
+        check_weights(W_PV, W_KQ)
+        self.W_PV = nn.Parameter(W_PV.detach().clone())
+        self.W_KQ = nn.Parameter(W_KQ.detach().clone())
+
+    @classmethod
+    def from_diagonal(
+        cls, d: int, a: float, b: float, *, dtype: torch.dtype = torch.float64
+    ) -> Self:
+        """Return the layer of Assumption 3.1: W32_KQ = a I, W12_PV = b I, all else zero."""
+        if d < 1:
+            raise ValueError(f"want d >= 1 coordinates, got d = {d}")
+        W_PV = torch.zeros(d, 2 * d, dtype=dtype)
+        W_KQ = torch.zeros(2 * d, 2 * d, dtype=dtype)
+        W_PV[:, :d].fill_diagonal_(b)
+        W_KQ[d:, :d].fill_diagonal_(a)
+        return cls(W_PV, W_KQ)
+
+    @classmethod
+    def gaussian(
+        cls,
+        d: int,
+        sigma_w: float,
+        generator: torch.Generator,
+        *,
+        dtype: torch.dtype = torch.float64,
+    ) -> Self:
+        """Return a layer of independent N(0, sigma_w^2) weights, as for Figures 5 and 6."""
+        if d < 1:
+            raise ValueError(f"want d >= 1 coordinates, got d = {d}")
+        W_PV = sigma_w * torch.randn(d, 2 * d, generator=generator, dtype=dtype)
+        W_KQ = sigma_w * torch.randn(2 * d, 2 * d, generator=generator, dtype=dtype)
+        return cls(W_PV, W_KQ)
+
+    @property
+    def d(self) -> int:
+        """Number of coordinates."""
+        return self.W_PV.shape[0]
+
+    @property
+    def ab(self) -> Tensor:
+        """`[d]` products of the two diagonals of Assumption 3.1, detached."""
+        b, a = self.W_PV[:, : self.d].diagonal(), self.W_KQ[self.d :, : self.d].diagonal()
+        return (a * b).detach()
+
+    def forward(self, x: Tensor, *, impl: Impl = "causal") -> Tensor:
+        """Return the predictions of x_3, ..., x_T.
+
+        Args:
+            x: `[N, T, d]` sequences, complex, T >= 3.
+            impl: `"causal"`, or the published loop.
+
+        Returns:
+            `[N, T-2, d]`: entry t-2 predicts x_{t+1} from x_1, ..., x_t.
+
+        Raises:
+            ValueError: `x` does not fit the weights, or `impl` is unknown.
+        """
+        check_sequences(x, self.d)
+        W_PV, W_KQ = self.W_PV.to(x.dtype), self.W_KQ.to(x.dtype)
+        if impl == "loop":
+            return predict_loop(W_PV, W_KQ, x)
+        if impl != "causal":
+            raise ValueError(f"want impl 'loop' or 'causal', got {impl!r}")
+        return torch.cat([predict_causal(W_PV, W_KQ, block) for block in x.split(BLOCK)])
+
+    def loss(self, x: Tensor, *, impl: Impl = "causal") -> Tensor:
+        """Return Eq. (2) with the mean over the N sequences in place of the expectation."""
+        residual = self(x, impl=impl) - x[:, 2:]
+        return 0.5 * residual.abs().square().sum() / len(x)
+
+
+def predict_loop(W_PV: Tensor, W_KQ: Tensor, x: Tensor) -> Tensor:
+    """Do what the published code does: multiply the prefix afresh at each t."""
+    E = tokens(x).mT  # [N, 2d, T]
+    predictions = []
+    for t in range(2, x.shape[1]):
+        E_t, e_t = E[:, :, :t], E[:, :, t - 1 : t]
+        predictions.append(W_PV @ E_t @ E_t.mH @ W_KQ @ e_t / (t - 1))
+    return torch.cat(predictions, dim=2).mT
+
+
+def predict_causal(W_PV: Tensor, W_KQ: Tensor, x: Tensor) -> Tensor:
+    """Do the same with running states; holds `[N, T-2, 2d, 2d]`."""
+    e, S = states(x)
+    return apply_states(S, e @ W_KQ.mT) @ W_PV.mT
+
+
+def states(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return e_t `[N, T-2, 2d]` and S_t `[N, T-2, 2d, 2d]` for t = 2, ..., T-1."""
+    e = tokens(x)[:, :-1]  # t = 1, ..., T-1
+    S = (e[..., :, None] * e.conj()[..., None, :]).cumsum(dim=1)[:, 1:]
+    rho = torch.arange(1, x.shape[1] - 1, dtype=e.real.dtype, device=x.device)
+    return e[:, 1:], S / rho[:, None, None]
+
+
+def apply_states(S: Tensor, k: Tensor) -> Tensor:
+    """Return S_t k_t. A sum of products: batched matrix products this small are slower."""
+    return (S * k[..., None, :]).sum(dim=-1)
+
+
+def loss_and_gradient(W_PV: Tensor, W_KQ: Tensor, x: Tensor, *, block: int = BLOCK) -> LossGradient:
+    """Return Eq. (2) and its gradient on all N sequences, holding the states of `block` of them.
+
+    Exact, by hand: with u_t = S_t W_KQ e_t and the residual r_t = W_PV u_t - x_{t+1},
+
+        dL/dW_PV = mean sum_t r_t u_t^*,    dL/dW_KQ = mean sum_t (S_t W_PV^* r_t) e_t^*
+
+    and for real weights the real part of both.
+
+    Args:
+        W_PV: `[d, 2d]`, real or complex.
+        W_KQ: `[2d, 2d]`, of the same dtype.
+        x: `[N, T, d]` sequences, complex.
+        block: sequences at once; it changes memory and rounding only.
+
+    Raises:
+        ValueError: the shapes or dtypes do not fit, or a weight is not finite.
+    """
+    check_weights(W_PV, W_KQ)
+    check_sequences(x, W_PV.shape[0])
+    V, K = W_PV.to(x.dtype), W_KQ.to(x.dtype)
+    loss = torch.zeros((), dtype=x.real.dtype, device=x.device)
+    g_V, g_K = torch.zeros_like(V), torch.zeros_like(K)
+    for part in x.split(block):
+        e, S = states(part)
+        u = apply_states(S, e @ K.mT)  # [n, T-2, 2d]
+        r = u @ V.mT - part[:, 2:]  # [n, T-2, d]
+        h = apply_states(S, r @ V.conj())  # S_t is its own adjoint
+        loss = loss + 0.5 * r.abs().square().sum()
+        g_V += r.flatten(0, 1).mT @ u.flatten(0, 1).conj()
+        g_K += h.flatten(0, 1).mT @ e.flatten(0, 1).conj()
+    if not W_PV.is_complex():
+        g_V, g_K = g_V.real, g_K.real
+    return LossGradient(loss / len(x), g_V / len(x), g_K / len(x))
+
+
+def check_weights(W_PV: Tensor, W_KQ: Tensor) -> None:
+    """Raise a ValueError unless the weights are `[d, 2d]` and `[2d, 2d]`, alike, and finite."""
+    d = W_PV.shape[0]
+    if d < 1 or W_PV.shape != (d, 2 * d) or W_KQ.shape != (2 * d, 2 * d):
+        raise ValueError(
+            f"want W_PV [d, 2d] and W_KQ [2d, 2d], got {list(W_PV.shape)} and {list(W_KQ.shape)}"
+        )
+    if W_PV.dtype != W_KQ.dtype:
+        raise ValueError(f"want weights of one dtype, got {W_PV.dtype} and {W_KQ.dtype}")
+    if not (W_PV.isfinite().all() and W_KQ.isfinite().all()):
+        raise ValueError("want finite weights, got inf or nan: is the step too large?")
+
+
+def check_sequences(x: Tensor, d: int) -> None:
+    """Raise a ValueError unless `x` is a complex `[N >= 1, T >= 3, d]` without inf or nan."""
+    if x.ndim != 3 or x.shape[0] < 1 or x.shape[1] < 3 or x.shape[2] != d:
+        raise ValueError(f"want sequences [N >= 1, T >= 3, d = {d}], got {list(x.shape)}")
+    if not x.is_complex():
+        raise ValueError(f"want complex sequences, got {x.dtype}: call x.to(torch.complex128)")
+    if not x.isfinite().all():
+        raise ValueError("want finite sequences, got inf or nan among them")
