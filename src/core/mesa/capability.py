@@ -1,14 +1,14 @@
 r"""What the trained layer can and cannot predict, as functions of four moments.
 
-At the limit the layer predicts y_hat = ab (sum_i x_{i+1} x_i^*) x_t / (t-1) (Eq. (3)). For starts that
-meet Assumption 4.1, with y = W x_t the truth and t = T_te:
+At the limit the layer predicts y_hat = ab (sum_i x_{i+1} x_i^*) x_t / (t-1) (Eq. (3)). For starts
+that meet Assumption 4.1, with y = W x_t the truth and t = T_te:
 
     E[y_hat_j / y_j]              = ab k0                                   (Proposition 4.1)
     E Re(y_hat . y^*) / E|y|^2    = ab k1 / k0
     E|y_hat - y|^2 / E|y|^2       = (k0 - 2 ab k1 + ab^2 (k2 + k3/(t-1))) / k0
 
-and as T_tr, T_te grow, the last tends to 1 - k1^2 / (k0 k2): zero exactly where Cauchy-Schwarz is an
-equality, that is where x_j^2 takes only the values 0 and c^2 (Assumption 4.2, Theorem 4.2).
+and as T_tr, T_te grow, the last tends to 1 - k1^2 / (k0 k2): zero exactly where Cauchy-Schwarz is
+an equality, that is where x_j^2 takes only the values 0 and c^2 (Assumption 4.2, Theorem 4.2).
 
 Source: arXiv:2405.16845v2, Section 4; the last two forms are ours.
 """

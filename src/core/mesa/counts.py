@@ -4,8 +4,8 @@ With W = diag(lambda) uniform on the torus, a product of entries x_{t,k} = lambd
 has mean zero unless the exponents of every lambda_k cancel. The squared prediction sums products of
 six entries, over the pair of context positions (i, i'), for each t:
 
-    Phi_t[p, q, r] conj(Phi_t[p', q', r'])
-        = (t-1)^{-2} sum_{i, i'} e_{i,p} conj(e_{i,q}) e_{t,r} conj(e_{i',p'}) e_{i',q'} conj(e_{t,r'})
+    Phi_t[p, q, r] conj(Phi_t[p', q', r']) = (t-1)^{-2} sum_{i, i'}
+        e_{i,p} conj(e_{i,q}) e_{t,r} conj(e_{i',p'}) e_{i',q'} conj(e_{t,r'})
 
 An index p is a coordinate and a shift (0: x_i, 1: x_{i-1}). Which coordinates coincide is a set
 partition of the six slots (203 of them); each of its blocks then asks for one linear equation
@@ -18,6 +18,7 @@ Source: the loss is Eq. (2) of arXiv:2405.16845v2; the counting is ours.
 import hashlib
 import io
 import os
+from contextlib import suppress
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -100,7 +101,8 @@ def _write(path: Path, counts: NDArray[np.float64]) -> None:
         part.write_bytes(hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())
         part.replace(path)
     except OSError:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
 
 
 def count(T: int, slots: list[tuple[int, int, int]]) -> NDArray[np.float64]:
@@ -113,7 +115,10 @@ def count(T: int, slots: list[tuple[int, int, int]]) -> NDArray[np.float64]:
     points = cache(lambda equations, low, low_2: _points(T, equations, low, low_2, len(slots) == 6))
     free = slots[1:] if len(slots) == 4 else slots
     table = [
-        [points(*_conditions(labels, shifts, slots)) for shifts in product((0, 1), repeat=len(free))]
+        [
+            points(*_conditions(labels, shifts, slots))
+            for shifts in product((0, 1), repeat=len(free))
+        ]
         for labels in partitions(len(slots))
     ]
     return np.array(table).reshape(-1, *(2,) * len(free))

@@ -1,6 +1,6 @@
 r"""The reduced dynamics of Lemma 5.2 in closed form.
 
-Under Assumptions 3.1 and 4.1 the weights stay W_32^{KQ} = a I, W_12^{PV} = b I, and gradient flow is
+Under Assumptions 3.1 and 4.1 the weights stay W_32^{KQ} = a I, W_12^{PV} = b I; gradient flow is
 
     a' = b (c2 - c1 a b),   b' = a (c2 - c1 a b),   c1 = (T-2) k2 + k3 H,   c2 = (T-2) k1
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from core.mesa.moments import Kappas
+from core.mesa.moments import Kappas, Start
 
 Curve = NDArray[np.float64]
 
@@ -49,6 +49,23 @@ class ReducedFlow:
         """
         kappas.check()
         return cls((T - 2) * kappas.k2 + kappas.k3 * harmonic(T), (T - 2) * kappas.k1)
+
+    @classmethod
+    def trained_on(cls, start: Start, T: int, *, masked: bool = False) -> "ReducedFlow":
+        """Return the flow where the theory licenses it.
+
+        Args:
+            start: law of x_1.
+            T: training length T_tr, >= 3.
+            masked: whether off-diagonal gradients are set to zero (Theorem 4.3), so that the start
+                need not meet Assumption 4.1.
+
+        Raises:
+            ValueError: unmasked training on this start leaves the diagonal.
+        """
+        if not masked:
+            start.require_diagonal_training()
+        return cls.of(start.kappas, T)
 
     @property
     def limit(self) -> float:

@@ -77,14 +77,43 @@ class Start:
 
     @property
     def meets_assumption_41(self) -> bool:
-        """Whether every moment of total order <= 6 with a first power vanishes (Assumption 4.1)."""
-        return all(
-            self.moment(n) == 0 for n in _exponent_patterns(6) if 1 in n and len(n) <= min(self.d, 4)
-        )
+        """Whether every moment of order <= 6 with a first power is zero (Assumption 4.1)."""
+        return not any(self.moment(n) for n in _exponent_patterns(6) if 1 in n and self._has(n))
+
+    @property
+    def cubes_vanish(self) -> bool:
+        """Whether E[x_j^3 x_r^3] = 0, which Lemma 5.2 needs besides Assumption 4.1.
+
+        Appendix A.2.2 (step two, category 1) drops this moment with those of Assumption 4.1. A law
+        that is symmetric under the change of a sign has it; a skewed one has not.
+        """
+        return not self._has((3, 3)) or self.moment((3, 3)) == 0
+
+    def require_diagonal_training(self) -> None:
+        """Return where training keeps W_12 and W_32 diagonal (Lemma 5.2), or raise.
+
+        Raises:
+            ValueError: the start does not meet Assumption 4.1, or E[x_j^3 x_r^3] is not zero.
+        """
+        if not self.meets_assumption_41:
+            n = next(n for n in _exponent_patterns(6) if 1 in n and self._has(n) and self.moment(n))
+            raise ValueError(
+                f"the start {self.name!r} does not meet Assumption 4.1: its moment with exponents "
+                f"{n} on distinct coordinates is {self.moment(n):.6g}, want 0; mask the gradient "
+                f"(Theorem 4.3) or use `Population`, which needs no assumption"
+            )
+        if not self.cubes_vanish:
+            raise ValueError(
+                f"the start {self.name!r} meets Assumption 4.1, but E[x_j^3 x_r^3] = "
+                f"{self.moment((3, 3)):.6g}, want 0: training leaves the diagonal; use `Population`"
+            )
+
+    def _has(self, n: Exponents) -> bool:
+        return len(n) <= min(self.d, 4)
 
 
 def _exponent_patterns(order: int) -> list[Exponents]:
-    """Return every tuple of positive exponents, descending, that sums to at most `order`."""
+    """Return every tuple of positive exponents, descending, that sums to at most `order`, low orders first."""
     patterns: list[Exponents] = []
 
     def extend(head: Exponents, room: int) -> None:
@@ -93,7 +122,7 @@ def _exponent_patterns(order: int) -> list[Exponents]:
             extend((*head, n), room - n)
 
     extend((), order)
-    return patterns[1:]
+    return sorted(patterns[1:], key=sum)
 
 
 def independent(
@@ -158,9 +187,7 @@ def laplace(d: int, scale: float = 1.0) -> Start:
         d,
         lambda n: 0.0 if n % 2 else scale**n * factorial(n),
         lambda N, g: (
-            -scale
-            * _signs(N, g)
-            * torch.log1p(-torch.rand(N, generator=g, dtype=torch.float64))
+            -scale * _signs(N, g) * torch.log1p(-torch.rand(N, generator=g, dtype=torch.float64))
         ),
     )
 
@@ -200,6 +227,21 @@ def sparse(d: int, c: float = 1.0) -> Start:
         d,
         lambda n: c ** sum(n) / d if len(n) == 1 and n[0] % 2 == 0 else 0.0,
         draw,
+    )
+
+
+def centred_exponential(d: int, scale: float = 1.0) -> Start:
+    """Return coordinates scale (Exp(1) - 1): i.i.d., mean zero, skewed.
+
+    They meet Assumption 4.1 as printed, and E[x_j^3 x_r^3] = 4 scale^6 all the same.
+    """
+    _positive(scale=scale)
+    subfactorial = (1, 0, 1, 2, 9, 44, 265)  # E (Exp(1) - 1)^n
+    return independent(
+        f"Exp - 1, scale {scale:g}",
+        d,
+        lambda n: scale**n * float(subfactorial[n]),
+        lambda N, g: scale * (-torch.log1p(-torch.rand(N, generator=g, dtype=torch.float64)) - 1),
     )
 
 

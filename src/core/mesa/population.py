@@ -3,7 +3,7 @@ r"""The exact population loss of the layer, its gradient and Hessian, in all 6 d
 With V[j, pqr] = W_PV[j, p] W_KQ[q, r] the prediction is linear in V, so the loss of Eq. (2) is
 
     L = c0 - <C, V> + 1/2 sum_j V_j^T Q V_j,
-    Q = sum_t E[Phi_t Phi_t^*],   C_j = sum_t E Re[conj(x_{t+1,j}) Phi_t],   c0 = d (T-2) E x_j^2 / 2
+    Q = sum_t E[Phi_t Phi_t^*],  C_j = sum_t E Re[conj(x_{t+1,j}) Phi_t],  c0 = d (T-2) E x_j^2 / 2
 
 and every entry of Q and C is a lattice count (`core.mesa.counts`) times a moment of the start law
 (`core.mesa.moments`). Nothing is sampled, and nothing is approximated: what should vanish is 0.0.
@@ -44,6 +44,19 @@ class Weights(NamedTuple):
         """`[d, d]` block W_32^{KQ}: x_{t-1} against x_t. Diagonal a I under Assumption 3.1."""
         d = len(self.W_PV)
         return self.W_KQ[d:, :d]
+
+    @property
+    def off_diagonal(self) -> Matrix:
+        """Entries of W12 and W32 off their diagonals, `[2, d, d-1]`: zero under Assumption 3.1."""
+        d = len(self.W_PV)
+        return np.stack(
+            [block[~np.eye(d, dtype=bool)].reshape(d, -1) for block in (self.W12, self.W32)]
+        )
+
+    @property
+    def ab(self) -> Matrix:
+        """`[d]` products (W32)_jj (W12)_jj: the step of the gradient step, one a coordinate."""
+        return np.diagonal(self.W32) * np.diagonal(self.W12)
 
     @property
     def others(self) -> Matrix:
@@ -102,13 +115,16 @@ class Population:
         """Return dL/dW_PV and dL/dW_KQ."""
         return self._contract(self._slope(self._outer(weights)), weights)
 
-    def descend(self, weights: Weights, *, lr: float, steps: int) -> Iterator[Weights]:
+    def descend(
+        self, weights: Weights, *, lr: float, steps: int, masked: bool = False
+    ) -> Iterator[Weights]:
         """Yield the weights before each of `steps` steps of gradient descent, and after the last.
 
         Args:
             weights: where to start; not changed.
             lr: learning rate, > 0.
             steps: how many steps.
+            masked: whether W_12 and W_32 are kept diagonal by masking their gradient (Thm. 4.3).
 
         Raises:
             ValueError: lr or steps is no step, or the weights have ceased to be finite.
@@ -118,13 +134,20 @@ class Population:
         self._check(weights)
         yield weights
         for step in range(steps):
-            g = self.gradient(weights)
-            weights = Weights(weights.W_PV - lr * g.W_PV, weights.W_KQ - lr * g.W_KQ)
-            if not np.isfinite(weights.W_PV).all():
+            with np.errstate(over="ignore", invalid="ignore"):  # a divergence is reported below
+                weights = self._step(weights, lr, masked)
+            if not all(np.isfinite(block).all() for block in weights):
                 raise ValueError(
                     f"diverged at step {step + 1} with lr = {lr}: want lr below 2 / sharpness"
                 )
             yield weights
+
+    def _step(self, weights: Weights, lr: float, masked: bool) -> Weights:
+        g = self.gradient(weights)
+        if masked:
+            off = ~np.eye(self.d, dtype=bool)
+            g.W12[off] = g.W32[off] = 0
+        return Weights(weights.W_PV - lr * g.W_PV, weights.W_KQ - lr * g.W_KQ)
 
     def hessian(self, weights: Weights) -> Matrix:
         """Return the `[6d^2, 6d^2]` matrix of second derivatives, W_PV's entries before W_KQ's."""

@@ -3,7 +3,7 @@ r"""Training from the all-ones start without a mask, where Theorem 4.3's structu
 The loss does not change when the coordinates are permuted, so from a diagonal start gradient flow
 keeps both blocks of the form alpha I + beta J, with J the all-ones matrix:
 
-    W_12^{PV} = off J + (diag - off) I,   W_32^{KQ} likewise,   other blocks 0 (checked, not assumed)
+    W_12^{PV} = off J + (diag - off) I,   W_32^{KQ} likewise,   other blocks 0 (checked by tests)
 
 Four numbers replace 6 d^2, and the flow's limit is found to any accuracy at any T. What the trained
 layer then does is a preconditioned gradient step: W_32 shrinks the direction of the all-ones vector
