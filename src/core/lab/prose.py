@@ -7,7 +7,7 @@ from typing import SupportsFloat
 
 
 def quote(name: str, value: SupportsFloat | str) -> None:
-    """Let the prose cite a value that this run computed, as ``{glue:text}`name:.2f` ``.
+    """Let the prose cite a value that this run computed, by the role `glue:text`, in any format.
 
     It also prints `name = value`, for readers in Jupyter or on a git host, where the role is raw
     text; the book hides that line by the cell's tag `remove-output`.
