@@ -1,0 +1,102 @@
+"""Execute what is stale, and render the book from fresh executions alone.
+
+The executions stand in `_build/run`. They, with a copy of the pages, are staged in `_build/book`,
+from which Jupyter Book renders `_build/html`; the committed notebooks are not touched.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+
+from core.batch.chapters import Chapter
+from core.batch.execute import Job
+from core.batch.notebook import what_is_missing
+from core.batch.parameters import parameters_of
+from core.batch.reach import library_hashes
+from core.batch.records import read_record
+from core.batch.refresh import write_pages
+from core.provenance import package_versions
+
+
+def fresh_job(chapter: Chapter) -> Job:
+    """Return the execution at the default scale that the rendered book shows."""
+    return Job(chapter, (chapter.root / "_build" / "run" / chapter.name).parent)
+
+
+def why_stale(job: Job) -> str | None:
+    """Return what has changed since the job's result was made, None if nothing has."""
+    record = read_record(job.record)
+    if record is None or not _is_whole(job.notebook):
+        return "never executed"
+    now = {
+        "source": job.chapter.sha256,
+        "parameters": {name: p.default for name, p in parameters_of(job.chapter).items()},
+        "library": library_hashes(job.chapter),
+        "packages": package_versions(),
+    }
+    then = {**record, "packages": record["provenance"]["packages"]}
+    changed = [what for what, value in now.items() if then[what] != value]
+    return f"changed: {', '.join(changed)}" if changed else None
+
+
+def stage(chapters: list[Chapter], root: Path) -> Path:
+    """Lay out `_build/book`: the pages as they are, the notebooks and records fresh.
+
+    Returns:
+        The folder.
+    """
+    staged = root / "_build" / "book"
+    shutil.rmtree(staged, ignore_errors=True)
+    ignored = shutil.ignore_patterns("_build", ".ipynb_checkpoints", "*.part.*", "*.failed.*")
+    shutil.copytree(root / "book", staged, ignore=ignored)
+    for job in map(fresh_job, chapters):
+        for path in (job.notebook, job.record):
+            place = staged / path.relative_to(root / "_build" / "run")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, place)
+    write_pages(staged, chapters)
+    return staged
+
+
+def render(root: Path, staged: Path) -> tuple[bool, str]:
+    """Render `staged` to `_build/html`, a warning being an error.
+
+    All pages are read anew: a page that Sphinx remembers would keep its warnings to itself.
+
+    Returns:
+        Whether it went well, and what Jupyter Book said.
+    """
+    where = ["--config", str(root / "_config.yml"), "--path-output", str(root)]
+    strict = ["-W", "--keep-going", "--all"]
+    command = [sys.executable, "-m", "jupyter_book", "build", str(staged), *where, *strict]
+    done = subprocess.run(
+        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    return done.returncode == 0, done.stdout
+
+
+def differences(chapters: list[Chapter]) -> Iterator[tuple[str, str, str]]:
+    """Yield each claim that came out otherwise: its id, what is committed, what is fresh."""
+    for chapter in chapters:
+        committed = _outcomes(chapter.record)
+        fresh = _outcomes(fresh_job(chapter).record)
+        for name in {**committed, **fresh}:
+            pair = committed.get(name, "no such claim"), fresh.get(name, "no such claim")
+            if pair[0] != pair[1]:
+                yield name, *pair
+
+
+def _outcomes(record: Path) -> dict[str, str]:
+    claims = (read_record(record) or {}).get("claims", [])
+    return {claim["id"]: f"{claim['verdict']}, {claim['here']}" for claim in claims}
+
+
+def _is_whole(notebook: Path) -> bool:
+    try:
+        return what_is_missing(nbformat.read(notebook, as_version=4)) is None
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,111 @@
+"""Check what is committed, without running it: every problem, with its file and what mends it."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+
+from core.batch import claims_page
+from core.batch.chapters import Chapter, Refused, all_chapters
+from core.batch.notebook import claims_in, what_is_missing
+from core.batch.parameters import scale_values
+from core.batch.records import faults, read_record
+from core.batch.rules import CHAPTER_RULES, REFRESH, Committed, Problem
+
+DELETE = "delete it, or enter its chapter in book/_toc.yml"
+
+
+def problems(root: Path) -> list[Problem]:
+    """Return all that is wrong with the book below `root`, in the order of the book."""
+    chapters = all_chapters(root)
+    found = [p for chapter in chapters for p in _of_chapter(chapter)]
+    return [*found, *_strays(root, chapters), *_pages(root, chapters)]
+
+
+def _of_chapter(chapter: Chapter) -> Iterator[Problem]:
+    try:
+        ast.parse(chapter.text)
+    except SyntaxError as error:
+        where, what = f"book/{chapter.name}.py", f"line {error.lineno}: {error.msg}"
+        yield Problem(where, what, "a chapter is a Python script")
+        return
+    committed = _committed(chapter)
+    if isinstance(committed, Problem):
+        yield committed
+        return
+    for rule in CHAPTER_RULES:
+        yield from rule(committed)
+    yield from _scales(chapter)
+    yield from _evidence(chapter)
+
+
+def _committed(chapter: Chapter) -> Committed | Problem:
+    refresh = REFRESH.format(chapter.name)
+    try:
+        notebook = nbformat.read(chapter.notebook, as_version=4)
+    except (OSError, ValueError):
+        return Problem(f"book/{chapter.name}.ipynb", "missing, or no notebook", refresh)
+    record = read_record(chapter.record)
+    if record is None:
+        return Problem(f"book/{chapter.name}.json", "missing, or no record", refresh)
+    return Committed(chapter, notebook, record)
+
+
+def _scales(chapter: Chapter) -> Iterator[Problem]:
+    """Demand that each scale names parameters of the chapter, with values of their types."""
+    for path in sorted((chapter.root / "book" / "scales" / chapter.name).glob("*.yaml")):
+        try:
+            scale_values(chapter, path.stem)
+        except Refused as why:
+            file, _, what = str(why).partition(": ")
+            yield Problem(file, what, "correct the file")
+
+
+def _evidence(chapter: Chapter) -> Iterator[Problem]:
+    """Demand that each run kept as evidence is whole, and is what its name says."""
+    folder = chapter.root / "book" / "evidence" / chapter.name
+    labels = {claim["id"] for claim in (read_record(chapter.record) or {}).get("claims", [])}
+    for path in sorted(folder.glob("*.json")):
+        again = f"python -m core.batch run {chapter.name} --scale {path.stem} --evidence"
+        for what in _faults_of_evidence(path, chapter.name, labels):
+            yield Problem(path.relative_to(chapter.root).as_posix(), what, again)
+
+
+def _faults_of_evidence(path: Path, chapter: str, labels: set[str]) -> Iterator[str]:
+    record = read_record(path) or {}
+    yield from (f"not valid, {fault}" for fault in faults(record))
+    if (record.get("chapter"), record.get("scale")) != (chapter, path.stem):
+        yield f"it is the record of {record.get('chapter')} at scale {record.get('scale')}"
+    for claim in record.get("claims", []):
+        if claim.get("id") not in labels:
+            yield f"claim {claim.get('id')} is none of the chapter's"
+    try:
+        notebook = nbformat.read(path.with_suffix(".ipynb"), as_version=4)
+    except (OSError, ValueError):
+        yield "its notebook is missing"
+        return
+    missing = what_is_missing(notebook)
+    if missing:
+        yield f"in its notebook, {missing}"
+    if claims_in(notebook) != record.get("claims"):
+        yield "its claims are not those in its notebook"
+
+
+def _strays(root: Path, chapters: list[Chapter]) -> Iterator[Problem]:
+    """Demand that every notebook, scale and piece of evidence belongs to a chapter."""
+    known = {chapter.name for chapter in chapters}
+    book = root / "book"
+    stray = [path for path in book.glob("*.ipynb") if path.stem not in known]
+    folders = [*book.glob("scales/*/"), *book.glob("evidence/*/")]
+    stray += [folder for folder in folders if folder.name not in known and any(folder.iterdir())]
+    for path in sorted(stray):
+        yield Problem(path.relative_to(root).as_posix(), "belongs to no chapter", DELETE)
+
+
+def _pages(root: Path, chapters: list[Chapter]) -> Iterator[Problem]:
+    """Demand that what is generated from the records is what they generate now."""
+    for path, text in claims_page.generated(root / "book", chapters).items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            what = "it is not what the records give"
+            yield Problem(path.relative_to(root).as_posix(), what, REFRESH.format("--pages"))

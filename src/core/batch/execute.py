@@ -1,0 +1,254 @@
+"""Execute one chapter, so that only a whole result is ever called a result.
+
+Papermill runs the cells into a file with a temporary name. When every cell ran and none raised,
+the notebook and its record take their names, `<stem>.ipynb` and `<stem>.json`. Whatever else
+happens (a cell raises, the kernel is killed, time or disk run out, Ctrl-C), those stay as they
+were, and what there is stands beside them as `<stem>.failed.ipynb` and `<stem>.failed.json`.
+"""
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+from core.batch import notebook as nb
+from core.batch import records
+from core.batch.chapters import Chapter, Refused
+from core.batch.parameters import DEFAULT_SCALE, parameters_of
+from core.batch.reach import library_hashes
+from core.batch.records import Record
+from core.provenance import provenance
+
+Tell = Callable[[int, int], None]
+"""Told, as each code cell starts: how many are done, and how many there are."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One execution to be done; all values are already checked."""
+
+    chapter: Chapter
+    out: Path
+    scale: str = DEFAULT_SCALE
+    given: dict[str, Any] = field(default_factory=dict)
+    timeout: int | None = None
+    """Seconds that a single cell may take, None for any number."""
+
+    @property
+    def notebook(self) -> Path:
+        """Where the executed notebook comes to stand."""
+        return self.out / f"{Path(self.chapter.name).name}.ipynb"
+
+    @property
+    def record(self) -> Path:
+        """Where its record comes to stand."""
+        return self.notebook.with_suffix(".json")
+
+    @property
+    def failed(self) -> tuple[Path, Path]:
+        """Where the partial notebook and its record are kept if the run fails."""
+        return self.notebook.with_suffix(".failed.ipynb"), self.notebook.with_suffix(".failed.json")
+
+
+class Incomplete(Exception):
+    """The notebook ended without an error, and yet is no result."""
+
+
+@dataclass
+class Trace:
+    """Follows the cells of a running notebook."""
+
+    total: int
+    tell: Tell
+    current: NotebookNode | None = None
+    index: int | None = None
+    cells: list[dict[str, Any]] = field(default_factory=list)
+    started: float = 0.0
+
+    def start(self, cell: NotebookNode, cell_index: int) -> None:
+        """Note the cell that starts."""
+        self.current, self.index, self.started = cell, cell_index, time.monotonic()
+        if cell.cell_type == "code":
+            self.tell(len(self.cells), self.total)
+
+    def end(self, cell_index: int, **_: Any) -> None:
+        """Note how long the cell took."""
+        seconds = round(time.monotonic() - self.started, 3)
+        self.cells.append({"index": cell_index, "seconds": seconds})
+
+
+def open_folder(out: Path) -> None:
+    """Make sure that results can be written there, and remove what dead processes left.
+
+    Raises:
+        Refused: they cannot.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise Refused(f"cannot write to {out}: {error.strerror}") from error
+    records.sweep(out)
+
+
+def execute(job: Job, tell: Tell = lambda done, total: None) -> Record:
+    """Run the chapter and leave its notebook and record in `job.out`.
+
+    Args:
+        job: what to run, and where to.
+        tell: called as each cell starts.
+
+    Returns:
+        The record; its `failure` says where and why where the run did not end well.
+
+    Raises:
+        Refused: the output folder cannot be written, or a source file is no Python.
+        KeyboardInterrupt: as it came, after the partial result was kept.
+    """
+    open_folder(job.out)
+    record = _opened(job)
+    for path in job.failed:
+        path.unlink(missing_ok=True)
+    trace = Trace(len(nb.code_cells(job.chapter.source)) + bool(job.given), tell)
+    began = time.monotonic()
+    try:
+        executed = _papermill(job, trace)
+        record |= _findings(executed, trace, began)
+        _keep(job, executed, record)
+    except BaseException as error:
+        partial = _partial(job)
+        failure = _failure(job.chapter, trace, error)
+        record |= {**_findings(partial, trace, began), "status": "failed", "failure": failure}
+        _keep_failed(job, partial, record)
+        if not isinstance(error, Exception):
+            raise
+    finally:
+        records.part_of(job.notebook).unlink(missing_ok=True)
+    return record
+
+
+def _opened(job: Job) -> Record:
+    """Return the fields that are known before the run."""
+    defaults = {name: p.default for name, p in parameters_of(job.chapter).items()}
+    parameters = defaults | job.given
+    return {
+        "chapter": job.chapter.name,
+        "title": job.chapter.title,
+        "status": "done",
+        "scale": job.scale,
+        "parameters": parameters,
+        "given": job.given,
+        "seed": parameters.get("seed"),
+        "source": job.chapter.sha256,
+        "library": library_hashes(job.chapter),
+        "provenance": provenance(job.chapter.root),
+        "started": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "failure": None,
+    }
+
+
+def _papermill(job: Job, trace: Trace) -> NotebookNode:
+    """Run all cells in a fresh kernel.
+
+    Raises:
+        Exception: of papermill, nbclient or the system, as it comes.
+        Incomplete: none was raised, and yet some cell did not run, or raised.
+    """
+    import papermill  # a second to import, and most commands do not run anything
+    from traitlets.config import Config
+
+    os.environ.pop("MPLBACKEND", None)  # an exported Agg would make every figure vanish
+    executed = papermill.execute_notebook(
+        job.chapter.source,
+        # papermill formats the path with the parameters: braces in it are to be kept
+        re.sub(r"[{}]", r"\g<0>\g<0>", str(records.part_of(job.notebook).resolve())),
+        job.given,
+        cwd=job.chapter.script.parent,
+        progress_bar=False,
+        start_timeout=120,
+        execution_timeout=job.timeout,
+        on_cell_start=trace.start,
+        on_cell_executed=trace.end,
+        coalesce_streams=True,
+        config=Config(KernelManager={"transport": "ipc"}),  # no ports to race for
+    )
+    missing = nb.what_is_missing(executed)
+    if missing:
+        raise Incomplete(missing)
+    return executed
+
+
+def _findings(notebook: NotebookNode | None, trace: Trace, began: float) -> Record:
+    return {
+        "seconds": round(time.monotonic() - began, 3),
+        "cells": trace.cells,
+        "warnings": nb.warnings_in(notebook) if notebook else [],
+        "claims": nb.claims_in(notebook) if notebook else [],
+    }
+
+
+def _keep(job: Job, executed: NotebookNode, record: Record) -> None:
+    """Give the result its name, notebook and record together."""
+    notebook = nbformat.writes(nb.normalise(executed)) + "\n"
+    records.write_all({job.notebook: notebook, job.record: records.text_of(record)})
+
+
+def _keep_failed(job: Job, partial: NotebookNode | None, record: Record) -> None:
+    """Keep what there is, each file for itself: on a full disk the record may still fit."""
+    notebook, beside = job.failed
+    texts = {beside: json.dumps(record, indent=1, ensure_ascii=False) + "\n"}
+    if partial is not None:
+        texts[notebook] = nbformat.writes(nb.without_banners(partial)) + "\n"
+    for path, text in texts.items():
+        with contextlib.suppress(OSError):
+            records.write_all({path: text})
+
+
+def _partial(job: Job) -> NotebookNode | None:
+    """Return what papermill had saved, None if it is torn, as on a full disk."""
+    try:
+        return nbformat.read(records.part_of(job.notebook), as_version=4)
+    except (OSError, ValueError):
+        return None
+
+
+def _failure(chapter: Chapter, trace: Trace, error: BaseException) -> dict[str, Any]:
+    """Return where the run stopped, and why."""
+    from papermill.exceptions import PapermillExecutionError
+
+    kind, message, offset = type(error).__name__, str(error).strip(), 1
+    if isinstance(error, PapermillExecutionError):
+        kind, message, offset = error.ename, error.evalue, _line_in_cell(error.traceback)
+    line, code = _place(chapter, trace.current, offset)
+    first = next(iter(message.splitlines()), "")
+    return {"cell": trace.index, "line": line, "code": code, "error": kind, "message": first}
+
+
+def _line_in_cell(traceback: list[str]) -> int:
+    """Return the line of the cell at which an IPython traceback begins."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(traceback))
+    found = re.search(r"Cell In\[\d+\], line (\d+)", plain)
+    return int(found[1]) if found else 1
+
+
+def _place(chapter: Chapter, cell: NotebookNode | None, offset: int) -> tuple[int | None, str]:
+    """Return the line of the script, from 1, that is line `offset` of the cell, and its text."""
+    position = 0
+    for source in (source for _, source in nb.code_cells(chapter.source)):
+        start = re.compile(rf"^# %%.*\n(?={re.escape(source.source)})", re.M)
+        found = start.search(chapter.text, position)
+        position = found.end() if found else position
+        if found and cell is not None and source.id == cell.id:
+            line = chapter.text.count("\n", 0, position) + offset
+            return line, chapter.text.splitlines()[line - 1].strip()
+    return None, ""

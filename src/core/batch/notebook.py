@@ -1,0 +1,99 @@
+"""What may be read from an executed notebook, and the form in which it is committed.
+
+No metadata is trusted: papermill calls every cell "completed" when the kernel was killed. A
+notebook is whole when each of its code cells carries an execution count and none an error.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from nbformat import NotebookNode
+
+MIME = "core"
+CLAIMS_TAG = "nbval-check-output"
+NOISE = ("papermill", "execution", "lines_to_next_cell")
+WARNING = re.compile(r"\b(\w*Warning: .*)")
+
+
+def code_cells(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
+    """Return the code cells that are not empty, each with its place among all cells."""
+    numbered = enumerate(notebook.cells)
+    return [(i, c) for i, c in numbered if c.cell_type == "code" and c.source.strip()]
+
+
+def what_is_missing(notebook: NotebookNode) -> str | None:
+    """Return why the notebook is no whole execution, None where it is one."""
+    for index, cell in code_cells(notebook):
+        if cell.execution_count is None:
+            return f"cell {index} never ran"
+        for output in cell.outputs:
+            if output.output_type == "error":
+                return f"cell {index} raised {output.ename}: {output.evalue}"
+    if len(list(_ledgers(notebook))) > 1:
+        return "more than one output carries claims: a chapter has one ledger"
+    return None
+
+
+def claims_in(notebook: NotebookNode) -> list[dict[str, Any]]:
+    """Return the claims that the ledger left in the metadata of its output, [] without one."""
+    return [claim for _, claims in _ledgers(notebook) for claim in claims]
+
+
+def claims_cell(notebook: NotebookNode) -> NotebookNode | None:
+    """Return the cell whose output carries the claims."""
+    return next((cell for cell, _ in _ledgers(notebook)), None)
+
+
+def warnings_in(notebook: NotebookNode) -> list[str]:
+    """Return the warnings on standard error, without the temporary paths they begin with."""
+    outputs = (output for _, cell in code_cells(notebook) for output in cell.outputs)
+    texts = (output.text for output in outputs if output.get("name") == "stderr")
+    return [found for text in texts for found in WARNING.findall(text)]
+
+
+def normalise(notebook: NotebookNode) -> NotebookNode:
+    """Return the notebook without what differs from run to run; the argument is changed.
+
+    Cell ids become hashes of their content; timings, standard error and all metadata but the
+    kernel's name go. Two executions with equal results are then equal byte for byte.
+    """
+    kernel = notebook.metadata["kernelspec"]
+    kernelspec = {key: kernel[key] for key in ("display_name", "language", "name") if key in kernel}
+    language = {"name": kernelspec.get("language", "python")}
+    notebook.metadata = NotebookNode(kernelspec=kernelspec, language_info=language)
+    for index, cell in enumerate(notebook.cells):
+        cell["id"] = hashlib.sha256(f"{index}\n{cell.source}".encode()).hexdigest()[:8]
+        for key in NOISE:
+            cell.metadata.pop(key, None)
+        if not cell.metadata.get("tags", True):
+            del cell.metadata["tags"]  # papermill leaves an empty list
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    return notebook
+
+
+def without_banners(notebook: NotebookNode) -> NotebookNode:
+    """Return the notebook without the cells by which papermill points at an error."""
+    tag = "papermill-error-cell-tag"
+    notebook.cells = [c for c in notebook.cells if tag not in c.metadata.get("tags", [])]
+    return notebook
+
+
+def same_source(notebook: NotebookNode, source: NotebookNode) -> bool:
+    """Return whether the two agree cell by cell in kind, text and metadata."""
+    return [_essence(cell) for cell in notebook.cells] == [_essence(cell) for cell in source.cells]
+
+
+def _essence(cell: NotebookNode) -> tuple[str, str, dict[str, Any]]:
+    kept = {key: value for key, value in cell.metadata.items() if key not in NOISE}
+    return cell.cell_type, cell.source, kept
+
+
+def _ledgers(notebook: NotebookNode) -> Iterator[tuple[NotebookNode, list[dict[str, Any]]]]:
+    for _, cell in code_cells(notebook):
+        for output in cell.outputs:
+            claims = output.get("metadata", {}).get(MIME, {}).get("claims")
+            if claims is not None:
+                yield cell, claims

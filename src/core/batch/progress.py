@@ -1,0 +1,61 @@
+"""Show what runs: bars in a terminal, a line now and then anywhere else."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import TimeElapsedColumn as Elapsed
+
+PAUSE = 5.0  # seconds between two plain lines of one chapter
+
+
+class Show:
+    """Call it with a chapter, the cells done and the cells in all; enter it to show bars."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        """Show on `console`, standard error if it is not given."""
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("cell"),
+            MofNCompleteColumn(),
+            Elapsed(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.tasks: dict[str, TaskID] = {}
+        self.began: dict[str, float] = {}
+        self.told: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        """Start the bars."""
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the bars."""
+        self.bars.stop()
+
+    def __call__(self, chapter: str, done: int, total: int) -> None:
+        """Show that `done` of `total` cells have run."""
+        if chapter not in self.tasks:
+            self.tasks[chapter] = self.bars.add_task(chapter, total=total)
+            self.began[chapter] = time.monotonic()
+        self.bars.update(self.tasks[chapter], completed=done)
+        if self.console.is_terminal or time.monotonic() - self.told.get(chapter, 0.0) < PAUSE:
+            return
+        self.told[chapter] = time.monotonic()
+        elapsed = time.monotonic() - self.began[chapter]
+        self.say(f"{chapter}: cell {min(done + 1, total)} of {total}, {elapsed:.0f} s")
+
+    def say(self, line: str) -> None:
+        """Print a line above the bars."""
+        self.console.print(line, markup=False)

@@ -1,0 +1,86 @@
+"""The record beside a notebook: what ran, where it came from, what it found.
+
+`record.schema.json` says what each field means; other tools may rely on it. Files are written
+under a temporary name and renamed, so that a name without `.part.` is always a whole file.
+"""
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+from jsonschema import Draft202012Validator
+
+Record = dict[str, Any]
+
+# fields that differ between two executions of equal result
+CIRCUMSTANCES = ("provenance", "library", "started", "seconds", "cells")
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of a record."""
+    return json.loads(Path(__file__).with_name("record.schema.json").read_text(encoding="utf-8"))
+
+
+def faults(record: Any) -> list[str]:
+    """Return where a record departs from the schema, one line each."""
+    found = Draft202012Validator(schema()).iter_errors(record)
+    return [f"{error.json_path}: {error.message}" for error in found]
+
+
+def read_record(path: Path) -> Record | None:
+    """Return the record, None where there is no such file or it is no JSON object."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def text_of(record: Record) -> str:
+    """Return the record as it is written.
+
+    Raises:
+        ValueError: it departs from the schema.
+    """
+    wrong = faults(record)
+    if wrong:
+        raise ValueError(f"the record of {record.get('chapter')} is not valid: {'; '.join(wrong)}")
+    return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def result_of(record: Record) -> Record:
+    """Return the record without the circumstances, to be compared with another one."""
+    return {key: value for key, value in record.items() if key not in CIRCUMSTANCES}
+
+
+def part_of(path: Path) -> Path:
+    """Return the temporary name under which this process writes `path`."""
+    return path.with_name(f"{path.stem}.part.{os.getpid()}{path.suffix}")
+
+
+def write_all(texts: dict[Path, str]) -> None:
+    """Write several files that belong together: all under temporary names first, then rename.
+
+    Raises:
+        OSError: a file could not be written; none of them was replaced then.
+    """
+    try:
+        for path, text in texts.items():
+            part_of(path).write_text(text, encoding="utf-8")
+        for path in texts:
+            os.replace(part_of(path), path)
+    finally:
+        for path in texts:
+            part_of(path).unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of processes that are no more."""
+    for path in folder.glob("*.part.*.*"):
+        pid = path.name.split(".")[-2]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            path.unlink(missing_ok=True)
