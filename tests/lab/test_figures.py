@@ -4,7 +4,7 @@ import sys
 import matplotlib.pyplot as plt
 import pytest
 
-from core.lab import COLOURS, figure
+from core.lab import COLOURS, figure, heat_maps
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +63,15 @@ def test_the_lab_costs_nothing_until_used():
     code = f"import sys, core.lab; print(sorted({heavy} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_heat_maps_share_one_scale_about_zero():
+    fig = heat_maps({"small": [[0.0, 1.0]], "large": [[-4.0, 2.0]]})
+    scales = [ax.images[0].get_clim() for ax in fig.axes if ax.images]
+    assert scales[:2] == [(-4.0, 4.0), (-4.0, 4.0)]
+
+
+@pytest.mark.parametrize("bad", [{}, {"nan": [[float("nan")]]}])
+def test_heat_maps_refuse_what_has_no_colour(bad):
+    with pytest.raises(ValueError, match="want finite matrices"):
+        heat_maps(bad)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
 
 COLOURS = {
     "exact": "#0072B2",
@@ -46,6 +49,34 @@ def figure(columns: int = 1, *, height: float = 3.6) -> tuple[Figure, list[Axes]
     width = 6.0 if columns == 1 else 9.0
     fig, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False)
     return fig, list(axes[0])
+
+
+def heat_maps(matrices: Mapping[str, ArrayLike], *, height: float = 2.6) -> Figure:
+    """Draw matrices side by side on one colour scale, symmetric about zero, with a bar.
+
+    Args:
+        matrices: title -> `[rows, columns]`, finite.
+        height: inches.
+
+    Returns:
+        The figure: red is positive, blue negative, white exactly zero.
+
+    Raises:
+        ValueError: nothing to draw, or a value that is not finite.
+    """
+    import numpy as np
+
+    values = {title: np.asarray(matrix, dtype=float) for title, matrix in matrices.items()}
+    if not values or not all(np.isfinite(v).all() for v in values.values()):
+        raise ValueError(f"want finite matrices, at least one, got {list(values)}")
+    top = max(np.abs(v).max() for v in values.values()) or 1.0
+    fig, axes = figure(len(values), height=height)
+    for ax, (title, matrix) in zip(axes, values.items(), strict=True):
+        picture = ax.imshow(matrix, cmap="RdBu_r", vmin=-top, vmax=top)
+        ax.set(title=title, xticks=[], yticks=[])
+        ax.grid(False)
+    fig.colorbar(picture, ax=axes, shrink=0.8)
+    return fig
 
 
 def _same_bytes_every_run() -> None:
