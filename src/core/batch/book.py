@@ -22,9 +22,10 @@ from core.batch.refresh import write_pages
 from core.provenance import package_versions
 
 
-def fresh_job(chapter: Chapter) -> Job:
+def fresh_job(chapter: Chapter, timeout: int | None = None) -> Job:
     """Return the execution at the default scale that the rendered book shows."""
-    return Job(chapter, (chapter.root / "_build" / "run" / chapter.name).parent)
+    folder = (chapter.root / "_build" / "run" / chapter.name).parent
+    return Job(chapter, folder, timeout=timeout)
 
 
 def why_stale(job: Job) -> str | None:
@@ -72,10 +73,10 @@ def render(root: Path, staged: Path) -> tuple[bool, str]:
     """
     where = ["--config", str(root / "_config.yml"), "--path-output", str(root)]
     strict = ["-W", "--keep-going", "--all"]
-    command = [sys.executable, "-m", "jupyter_book", "build", str(staged), *where, *strict]
-    done = subprocess.run(
-        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-    )
+    jupyter_book = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", jupyter_book, "build", str(staged), *where, *strict]
+    said, both = subprocess.PIPE, subprocess.STDOUT
+    done = subprocess.run(command, cwd=root, text=True, stdout=said, stderr=both, check=False)
     return done.returncode == 0, done.stdout
 
 
@@ -88,6 +89,12 @@ def differences(chapters: list[Chapter]) -> Iterator[tuple[str, str, str]]:
             pair = committed.get(name, "no such claim"), fresh.get(name, "no such claim")
             if pair[0] != pair[1]:
                 yield name, *pair
+
+
+def verdicts(chapters: list[Chapter]) -> list[str]:
+    """Return the verdict of every claim, as it came out fresh."""
+    found = (read_record(fresh_job(chapter).record) or {} for chapter in chapters)
+    return [claim["verdict"] for record in found for claim in record.get("claims", [])]
 
 
 def _outcomes(record: Path) -> dict[str, str]:

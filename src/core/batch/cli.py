@@ -10,15 +10,35 @@ from pathlib import Path
 
 import click
 
+from core.batch import book as rendered
 from core.batch.chapters import Refused, find_chapters, find_root
 from core.batch.check import problems
+from core.batch.claims_page import counted
 from core.batch.execute import Job, execute
 from core.batch.parameters import DEFAULT_SCALE, parameters_of, scales_of, values_of
 from core.batch.progress import Show
 from core.batch.records import Record
-from core.batch.workers import interrupt_on_signals
+from core.batch.refresh import install, write_pages
+from core.batch.workers import interrupt_on_signals, side_by_side
 
 CELL_TIMEOUT = 3600
+AT_ONCE = min(2, os.cpu_count() or 1)
+
+timeout_option = click.option(
+    "--timeout",
+    type=click.IntRange(0),
+    default=CELL_TIMEOUT,
+    show_default=True,
+    help="Seconds that one cell may take, 0 for any number.",
+)
+jobs_option = click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(1),
+    default=AT_ONCE,
+    show_default=True,
+    help="Chapters side by side, each on one core.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,30 +64,100 @@ def list_() -> None:
     "-p", "pairs", type=(str, str), multiple=True, metavar="NAME VALUE", help="One value."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for notebook and record.")
-@click.option("--timeout", type=click.IntRange(0), default=CELL_TIMEOUT, show_default=True)
+@click.option("--evidence", is_flag=True, help="Put the result into book/evidence.")
+@timeout_option
 def run(
-    chapter: str, scale: str, pairs: tuple[tuple[str, str], ...], out: Path | None, timeout: int
+    chapter: str,
+    scale: str,
+    pairs: tuple[tuple[str, str], ...],
+    out: Path | None,
+    evidence: bool,
+    timeout: int,
 ) -> None:
-    """Execute one CHAPTER; --timeout is in seconds for each cell, 0 for none."""
+    """Execute one CHAPTER; without --out the result is in _build/runs/CHAPTER/SCALE."""
     root = find_root(Path.cwd())
     (found,) = find_chapters(root, (chapter,))
     given = values_of(found, scale, dict(pairs))
-    folder = out or root / "_build" / "runs" / chapter / scale
-    job = Job(found, folder, scale, given, timeout or None)
+    if evidence and (pairs or scale == DEFAULT_SCALE):
+        raise Refused("evidence is of a scale other than cpu, and of no -p: make it a scale file")
+    job = Job(
+        chapter=found,
+        out=out or root / "_build" / "runs" / chapter / scale,
+        scale=scale,
+        given=given,
+        timeout=timeout or None,
+    )
     with Show() as show:
         record = execute(job, lambda done, total: show(chapter, done, total))
     click.echo(told(job, record))
+    if evidence and record["status"] == "done":
+        kept = root / "book" / "evidence" / chapter / f"{scale}.ipynb"
+        install(job, kept)
+        write_pages(root / "book", find_chapters(root, ()))
+        click.echo(f"kept as {shown(kept)}")
     sys.exit(record["status"] != "done")
 
 
-@cli.command("check")
-def check_() -> None:
+@cli.command()
+@click.argument("chapters", nargs=-1)
+@click.option("--pages", is_flag=True, help="Execute nothing: only write the generated pages.")
+@jobs_option
+@timeout_option
+def refresh(chapters: tuple[str, ...], pages: bool, jobs: int, timeout: int) -> None:
+    """Execute CHAPTERS (all, if none is named) and put them in place of the committed ones."""
+    root = find_root(Path.cwd())
+    wanted = [] if pages else find_chapters(root, chapters)
+    work = [rendered.fresh_job(chapter, timeout or None) for chapter in wanted]
+    done = executed(work, jobs)
+    for job in done:
+        replaced = install(job, job.chapter.notebook)
+        click.echo(f"{shown(job.chapter.notebook)}: {'replaced' if replaced else 'unchanged'}")
+    for page in write_pages(root / "book", find_chapters(root, ())):
+        click.echo(f"{shown(page)}: rewritten")
+    sys.exit(len(done) < len(work))
+
+
+@cli.command()
+def check() -> None:
     """Check all that is committed, without running it."""
     found = problems(find_root(Path.cwd()))
     for problem in found:
         click.echo(str(problem))
-    click.echo(f"{len(found)} problems" if found else "the book is as it should be")
+    click.echo(f"problems: {len(found)}" if found else "the book is as it should be")
     sys.exit(bool(found))
+
+
+@cli.command()
+@jobs_option
+@timeout_option
+def book(jobs: int, timeout: int) -> None:
+    """Execute what is stale into _build/run, and render the book to _build/html."""
+    root = find_root(Path.cwd())
+    chapters = find_chapters(root, ())
+    work = [rendered.fresh_job(chapter, timeout or None) for chapter in chapters]
+    stale = [(job, why) for job in work if (why := rendered.why_stale(job))]
+    for job, why in stale:
+        click.echo(f"{job.chapter.name}: {why}")
+    if len(executed([job for job, _ in stale], jobs)) < len(stale):
+        sys.exit(1)
+    click.echo("rendering")
+    well, said = rendered.render(root, rendered.stage(chapters, root))
+    if not well:
+        click.echo(said)
+        sys.exit(1)
+    for name, committed, fresh in rendered.differences(chapters):
+        click.echo(f"differs from what is committed: {name}: {committed} -> {fresh}")
+    click.echo(f"{counted(rendered.verdicts(chapters))}")
+    click.echo(f"open {shown(root / '_build' / 'html' / 'index.html')}")
+
+
+def executed(work: list[Job], at_once: int) -> list[Job]:
+    """Execute side by side, show how it goes, say how each ended; return those that are done."""
+    with Show() as show:
+        records = side_by_side(work, show, at_once=at_once)
+    for job in work:
+        click.echo(told(job, records[job.chapter.name]))
+    return [job for job in work if (records[job.chapter.name] or {}).get("status") == "done"]
 
 
 def told(job: Job, record: Record | None) -> str:
@@ -78,10 +168,10 @@ def told(job: Job, record: Record | None) -> str:
     failure = record["failure"]
     if failure is None:
         return f"{name}: done in {record['seconds']:.0f} s, {shown(job.notebook)}"
-    where = f"book/{name}.py line {failure['line']}" if failure["line"] else f"book/{name}.py"
+    at = f"line {failure['line']} ({failure['code']})" if failure["line"] else "its start"
     what = f"{failure['error']}: {failure['message']}"
     kept = f"; kept {shown(job.failed[0])}" if job.failed[0].exists() else ""
-    return f"{name}: failed at {where} ({failure['code']}): {what}{kept}"
+    return f"book/{name}.py: failed at {at}: {what}{kept}"
 
 
 def shown(path: Path) -> str:

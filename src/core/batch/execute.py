@@ -7,7 +7,6 @@ were, and what there is stands beside them as `<stem>.failed.ipynb` and `<stem>.
 """
 
 import contextlib
-import json
 import os
 import re
 import tempfile
@@ -30,7 +29,7 @@ from core.batch.records import Record
 from core.provenance import provenance
 
 Tell = Callable[[int, int], None]
-"""Told, as each code cell starts: how many are done, and how many there are."""
+"""Told, as code cells start and end: how many are done, and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,7 @@ class Trace:
         """Note how long the cell took."""
         seconds = round(time.monotonic() - self.started, 3)
         self.cells.append({"index": cell_index, "seconds": seconds})
+        self.tell(len(self.cells), self.total)
 
 
 def open_folder(out: Path) -> None:
@@ -206,7 +206,7 @@ def _keep(job: Job, executed: NotebookNode, record: Record) -> None:
 def _keep_failed(job: Job, partial: NotebookNode | None, record: Record) -> None:
     """Keep what there is, each file for itself: on a full disk the record may still fit."""
     notebook, beside = job.failed
-    texts = {beside: json.dumps(record, indent=1, ensure_ascii=False) + "\n"}
+    texts = {beside: records.dumped(record)}
     if partial is not None:
         texts[notebook] = nbformat.writes(nb.without_banners(partial)) + "\n"
     for path, text in texts.items():

@@ -41,7 +41,7 @@ def read_record(path: Path) -> Record | None:
 
 
 def text_of(record: Record) -> str:
-    """Return the record as it is written.
+    """Return the record as it is written for a whole result.
 
     Raises:
         ValueError: it departs from the schema.
@@ -49,7 +49,13 @@ def text_of(record: Record) -> str:
     wrong = faults(record)
     if wrong:
         raise ValueError(f"the record of {record.get('chapter')} is not valid: {'; '.join(wrong)}")
-    return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return dumped(record)
+
+
+def dumped(record: Record) -> str:
+    """Return the record as JSON, valid or not, its fields in the order of the schema."""
+    ordered = {key: record[key] for key in schema()["properties"] if key in record}
+    return json.dumps(ordered, indent=1, ensure_ascii=False) + "\n"
 
 
 def result_of(record: Record) -> Record:

@@ -17,7 +17,7 @@ from core.batch.execute import Job, execute, open_folder
 from core.batch.records import Record, read_record
 
 Show = Callable[[str, int, int], None]
-"""Told, as each code cell starts: the chapter, how many cells are done, how many there are."""
+"""Told, as code cells start and end: the chapter, how many cells are done, how many there are."""
 
 
 def interrupt_on_signals() -> None:
@@ -52,13 +52,13 @@ def side_by_side(jobs: list[Job], show: Show, *, at_once: int) -> dict[str, Reco
                 news, worker = _started(waiting[0])
                 running[news] = (waiting.pop(0), worker)
             for news in wait(list(running)):
-                job, worker = running[news]  # type: ignore[index]  # only our connections wait
+                job, worker = running[news]
                 try:
-                    show(job.chapter.name, *news.recv())  # type: ignore[union-attr]
+                    show(job.chapter.name, *news.recv())
                 except EOFError:
                     worker.join()
                     ended[job.chapter.name] = _outcome(job, worker)
-                    del running[news]  # type: ignore[arg-type]
+                    del running[news]
     finally:
         _stop([worker for _, worker in running.values()])
     return ended
