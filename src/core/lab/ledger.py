@@ -29,9 +29,9 @@ class Claim:
     """One checkable statement of a paper beside what this run found. All fields are plain text."""
 
     id: str
-    """`<chapter>-<row>`: also the label of the cell that proves it."""
+    """`<chapter>-<row>`, also the label of the cell that proves it."""
     source: str
-    """Where the paper says it: `"Thm. 4.1"`, `"Eq. (3)"`, `"Table 1"`."""
+    """Where the paper says it, such as `"Thm. 4.1"`, `"Eq. (3)"`, `"Table 1"`."""
     statement: str
     """What is claimed, in one sentence."""
     paper: str
