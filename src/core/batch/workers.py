@@ -51,7 +51,8 @@ def side_by_side(jobs: list[Job], show: Show, *, at_once: int) -> dict[str, Reco
             while waiting and len(running) < at_once:
                 news, worker = _started(waiting[0])
                 running[news] = (waiting.pop(0), worker)
-            for news in wait(list(running)):
+            ready = wait(running)
+            for news in [news for news in running if news in ready]:
                 job, worker = running[news]
                 try:
                     show(job.chapter.name, *news.recv())

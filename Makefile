@@ -1,0 +1,67 @@
+# Each target makes the environment it needs; a second call finds it made.
+# Another Python: make book PYTHON=python3.12
+PYTHON ?= python3
+.DEFAULT_GOAL := help
+.SHELLFLAGS := -ec
+.PHONY: help book site test lab refresh bench clean
+
+RUN := .venv/bin/python
+DONE := .venv/.done-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
+SITE_DONE := .venv-site/.done-$(shell cksum < requirements-site.txt | cut -d' ' -f1)
+
+# Renders the committed notebooks. All pages are read anew: Sphinx would keep to itself the
+# warnings of a page it remembers.
+RENDER = jupyter-book build book --quiet --config _config.yml --path-output _build/.site \
+	-W --keep-going --all
+PUBLISH = rm -rf _build/site && cp -R _build/.site/_build/html _build/site \
+	&& echo "open _build/site/index.html"
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+
+book: $(DONE) ## execute what is stale, render the book to _build/html
+	@$(RUN) -m core.batch book
+
+site: $(SITE_DONE) ## render the committed notebooks to _build/site, without torch
+	PYTHONPATH=src .venv-site/bin/$(RENDER)
+	@$(PUBLISH)
+
+test: $(DONE) ## all checks: style, types, tests, the committed book, its re-execution, its rendering
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/pyright --pythonpath $(RUN)
+	$(RUN) -m core.batch check
+	.venv/bin/$(RENDER)
+	@$(PUBLISH)
+	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
+		book/*.ipynb
+
+lab: $(DONE) ## work on copies of the chapters in _build/lab; a copy that is there stays
+	@mkdir -p _build/lab
+	@printf '%s\n' 'formats = "ipynb,py:percent"' | cat - jupytext.toml > _build/lab/jupytext.toml
+	@for f in book/*.ipynb book/*.py; do \
+		test -e _build/lab/$${f#book/} || cp $$f _build/lab/; done
+	cd _build/lab && ../../.venv/bin/jupyter lab
+
+refresh: $(DONE) ## execute all chapters anew, put them in place of the committed ones
+	@$(RUN) -m core.batch refresh
+
+bench: $(DONE) ## measure: ratios, not verdicts
+	@$(RUN) -m core.bench
+
+clean: ## remove what was built; the environments and the copies in _build/lab stay
+	@test ! -d _build || find _build -mindepth 1 -maxdepth 1 ! -name lab -exec rm -rf {} +
+
+$(DONE): ENV = .venv
+$(DONE): WANTED = requirements.txt
+$(SITE_DONE): ENV = .venv-site
+$(SITE_DONE): WANTED = requirements-site.txt
+$(DONE) $(SITE_DONE):
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("want Python 3.11 or newer, \
+	this is %d.%d: make PYTHON=python3.12" % sys.version_info[:2])'
+	@$(PYTHON) -c 'import ensurepip' || { echo "this Python lacks venv: apt install python3-venv"; exit 1; }
+	@echo "installing $(WANTED) into $(ENV), once"
+	@$(PYTHON) -m venv $(ENV)
+	@$(ENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $(WANTED)
+	@rm -f $(ENV)/.done-* && touch $@
