@@ -1,5 +1,11 @@
-"""Sphinx extension: show docstrings and annotations as they stand in the code."""
+"""Sphinx extension: show docstrings and annotations as they stand in the code.
 
+Docstrings here are plain text for people who read the file: formulas in ASCII, indented; code in
+single backticks; a symbol of the paper as `$...$`. None of it is meant as reStructuredText, in
+which `|x|` is a substitution and `a*b*c` becomes italics.
+"""
+
+import re
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -9,26 +15,41 @@ from sphinx.util.typing import stringify_annotation
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register, before napoleon (priority 500) rewrites the sections."""
-    app.connect("autodoc-process-docstring", keep_formulas, priority=400)
+    app.connect("autodoc-process-docstring", as_plain_text, priority=400)
     _MockObject.__or__ = _MockObject.__ror__ = either
     return {"parallel_read_safe": True}
 
 
-def keep_formulas(
+def as_plain_text(
     app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
-    """Make a literal block of each indented one: a formula in ASCII, not a quotation.
+    """Rewrite the docstring in place: formulas to literal blocks, prose without markup."""
+    shown: list[str] = []
+    formula = False
+    for line in lines:
+        starts = not shown or not shown[-1].strip()
+        indented = line.startswith("    ")
+        if indented and starts and not formula and is_prose(shown):
+            shown += ["::", ""]
+            formula = True
+        formula = formula and (indented or not line.strip())
+        shown.append(line if formula else without_markup(line))
+    # napoleon takes what stands before a colon in an attribute's first line for its type
+    lines[:] = ["", *shown] if what in ("attribute", "data", "property") else shown
 
-    Such a block follows a blank line and prose that is not indented. An attribute's docstring
-    gets a blank first line, or napoleon takes what stands before a colon for its type.
-    """
-    for at in range(len(lines) - 1, 1, -1):
-        opens = lines[at].startswith("    ") and not lines[at - 1].strip()
-        prose = lines[at - 2].strip() and not lines[at - 2].startswith(" ")
-        if opens and prose and not lines[at - 2].endswith("::"):
-            lines[at - 1 : at] = ["", "::", ""]
-    if what in ("attribute", "data", "property"):
-        lines.insert(0, "")
+
+def is_prose(above: list[str]) -> bool:
+    """Return whether the last paragraph is plain text, not the body of a section."""
+    last = next((line for line in reversed(above) if line.strip()), " ")
+    return not last.startswith(" ")
+
+
+def without_markup(line: str) -> str:
+    """Escape what reStructuredText would obey, outside of code and formulas."""
+    parts = re.split(r"(`[^`]*`|\$[^$]+\$)", line)
+    parts[::2] = [re.sub(r"([\\|]|\*(?! )|_(?!\w))", r"\\\1", part) for part in parts[::2]]
+    parts[1::2] = [f":math:`{p[1:-1]}`" if p[0] == "$" else p for p in parts[1::2]]
+    return "".join(parts)
 
 
 def either(mock: Any, other: Any) -> Any:
