@@ -66,9 +66,16 @@ def test_the_lab_costs_nothing_until_used():
 
 
 def test_heat_maps_share_one_scale_about_zero():
-    fig = heat_maps({"small": [[0.0, 1.0]], "large": [[-4.0, 2.0]]})
-    scales = [ax.images[0].get_clim() for ax in fig.axes if ax.images]
+    heat_maps({"small": [[0.0, 1.0]], "large": [[-4.0, 2.0]]})
+    scales = [ax.images[0].get_clim() for ax in plt.gcf().axes if ax.images]
     assert scales[:2] == [(-4.0, 4.0), (-4.0, 4.0)]
+
+
+def test_on_a_log_scale_an_exact_zero_stays_blank():
+    heat_maps({"sizes": [[0.0, -1e-3], [10.0, 1e-300]]}, log=True)
+    image = plt.gcf().axes[0].images[0].get_array()
+    assert image.mask.tolist() == [[True, False], [False, False]]
+    assert image[0, 1] == 1e-3
 
 
 @pytest.mark.parametrize("bad", [{}, {"nan": [[float("nan")]]}])

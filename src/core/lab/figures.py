@@ -51,15 +51,16 @@ def figure(columns: int = 1, *, height: float = 3.6) -> tuple[Figure, list[Axes]
     return fig, list(axes[0])
 
 
-def heat_maps(matrices: Mapping[str, ArrayLike], *, height: float = 2.6) -> Figure:
-    """Draw matrices side by side on one colour scale, symmetric about zero, with a bar.
+def heat_maps(
+    matrices: Mapping[str, ArrayLike], *, height: float = 2.6, log: bool = False
+) -> None:
+    """Draw matrices side by side on one colour scale, with a bar.
 
     Args:
         matrices: title -> `[rows, columns]`, finite.
         height: inches.
-
-    Returns:
-        The figure: red is positive, blue negative, white exactly zero.
+        log: whether colour is the power of ten of the size, and an entry that is exactly zero
+            stays blank; else red is positive, blue negative, white zero.
 
     Raises:
         ValueError: nothing to draw, or a value that is not finite.
@@ -69,14 +70,17 @@ def heat_maps(matrices: Mapping[str, ArrayLike], *, height: float = 2.6) -> Figu
     values = {title: np.asarray(matrix, dtype=float) for title, matrix in matrices.items()}
     if not values or not all(np.isfinite(v).all() for v in values.values()):
         raise ValueError(f"want finite matrices, at least one, got {list(values)}")
-    top = max(np.abs(v).max() for v in values.values()) or 1.0
+    sizes = np.abs(np.concatenate([v.ravel() for v in values.values()]))
+    top, low = sizes.max() or 1.0, sizes[sizes > 0].min(initial=1.0)
+    style = {"norm": "log", "vmin": low, "vmax": top} if log else {"vmin": -top, "vmax": top}
     fig, axes = figure(len(values), height=height)
-    for ax, (title, matrix) in zip(axes, values.items(), strict=True):
-        picture = ax.imshow(matrix, cmap="RdBu_r", vmin=-top, vmax=top)
+    for ax, (title, v) in zip(axes, values.items(), strict=True):
+        shown = np.ma.masked_equal(np.abs(v), 0) if log else v
+        picture = ax.imshow(shown, cmap="viridis_r" if log else "RdBu_r", **style)
         ax.set(title=title, xticks=[], yticks=[])
+        ax.spines[:].set(visible=True, color="0.8")
         ax.grid(False)
     fig.colorbar(picture, ax=axes, shrink=0.8)
-    return fig
 
 
 def _same_bytes_every_run() -> None:
