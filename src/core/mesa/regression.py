@@ -10,12 +10,12 @@ With E x x^T = sigma^2 I and E w w^T proportional to I, Wishart's second moment 
 
     E (y_hat - y)^2 / E y^2 = 1 - 2 s + s^2 (1 + (d + 1) / n),    s = step sigma^2,
 
-so that the best step is n / ((n + d + 1) sigma^2), and its error (d + 1) / (n + d + 1) vanishes with
-n. For the autoregressive process with a Gaussian start it stays at 2/5 (Proposition 4.1): there
-the query is the same start that already scales every example, here it is independent of them.
+so that the best step is n / ((n + d + 1) sigma^2), and its error (d + 1) / (n + d + 1) vanishes
+with n. For the autoregressive process with a Gaussian start it tends to 2/5 (Proposition 4.1):
+there the query is the same start that scales every example, here it is independent of them.
 
-Source: arXiv:2405.16845v2, Section 4.2 (the contrast it draws with arXiv:2306.09927, whose limit
-for isotropic inputs, Theorem 4.1 there, is the step above).
+The contrast is drawn in arXiv:2405.16845v2; the best step is the isotropic case of the limit of
+gradient flow in arXiv:2306.09927.
 """
 
 from math import isfinite
