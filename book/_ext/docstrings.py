@@ -16,7 +16,8 @@ from sphinx.util.typing import stringify_annotation
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register, before napoleon (priority 500) rewrites the sections."""
     app.connect("autodoc-process-docstring", as_plain_text, priority=400)
-    _MockObject.__or__ = _MockObject.__ror__ = either
+    for joins in ("__or__", "__ror__"):
+        setattr(_MockObject, joins, either)
     return {"parallel_read_safe": True}
 
 
@@ -47,7 +48,9 @@ def is_prose(above: list[str]) -> bool:
 def without_markup(line: str) -> str:
     """Escape what reStructuredText would obey, outside of code and formulas."""
     parts = re.split(r"(`[^`]*`|\$[^$]+\$)", line)
-    parts[::2] = [re.sub(r"([\\|]|\*(?! )|_(?!\w))", r"\\\1", part) for part in parts[::2]]
+    parts[::2] = [
+        re.sub(r"([\\|]|\*(?! )|_(?!\w))", r"\\\1", part) for part in parts[::2]
+    ]
     parts[1::2] = [f":math:`{p[1:-1]}`" if p[0] == "$" else p for p in parts[1::2]]
     return "".join(parts)
 
