@@ -19,6 +19,7 @@ from core.mesa.moments import (
     uniform,
 )
 from core.mesa.population import Population, Weights, diagonal_weights, gaussian_weights
+from core.mesa.published import INITS, published_runs
 from core.mesa.symmetric import off_diagonal_gradient
 
 SKEWED = independent(  # 2 with probability 1/3, else -1: mean zero, third moment 2
@@ -135,21 +136,12 @@ def test_a_skewed_start_leaves_the_diagonal_by_its_cubes(T):
     assert np.abs(g.others).max() == 0.0
 
 
-RUNS = [
-    (gaussian(5, 0.5), 1e-3, 200),
-    (gaussian(5), 1e-4, 150),
-    (gaussian(5, 2.0), 2e-6, 201),
-    (sparse(5, 0.5), 3e-2, 200),
-    (sparse(5), 1e-3, 201),
-    (sparse(5, 2.0), 1e-4, 121),
-]
-
-
-@pytest.mark.parametrize(("start", "lr", "steps"), RUNS, ids=lambda v: getattr(v, "name", str(v)))
-@pytest.mark.parametrize(("a0", "b0"), [(0.1, 0.1), (0.5, 1.5), (2.0, 2.0)])
-def test_training_all_parameters_is_the_reduced_map(start, lr, steps, a0, b0):
-    path = list(Population(start, 100).descend(diagonal_weights(5, a0, b0), lr=lr, steps=steps))
-    a, b = ReducedFlow.trained_on(start, 100).descend(a0, b0, lr=lr, steps=steps)
+@pytest.mark.parametrize("run", published_runs(), ids=lambda run: run.start.name)
+@pytest.mark.parametrize(("a0", "b0"), INITS)
+def test_training_all_parameters_is_the_reduced_map(run, a0, b0):
+    weights = diagonal_weights(5, a0, b0)
+    path = list(run.population.descend(weights, lr=run.lr, steps=run.epochs))
+    a, b = run.flow.descend(a0, b0, lr=run.lr, steps=run.epochs)
     ab = np.array([weights.ab for weights in path])
     assert np.abs(ab - (a * b)[:, None]).max() <= 1e-12
     assert max(np.abs(weights.off_diagonal).max() for weights in path) == 0.0

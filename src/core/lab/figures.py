@@ -74,13 +74,14 @@ def heat_maps(
     top, low = sizes.max() or 1.0, sizes[sizes > 0].min(initial=1.0)
     style = {"norm": "log", "vmin": low, "vmax": top} if log else {"vmin": -top, "vmax": top}
     fig, axes = figure(len(values), height=height)
+    pictures = []
     for ax, (title, v) in zip(axes, values.items(), strict=True):
         shown = np.ma.masked_equal(np.abs(v), 0) if log else v
-        picture = ax.imshow(shown, cmap="viridis_r" if log else "RdBu_r", **style)
+        pictures.append(ax.imshow(shown, cmap="viridis_r" if log else "RdBu_r", **style))
         ax.set(title=title, xticks=[], yticks=[])
         ax.spines[:].set(visible=True, color="0.8")
         ax.grid(False)
-    fig.colorbar(picture, ax=axes, shrink=0.8)
+    fig.colorbar(pictures[0], ax=axes, shrink=0.8)
 
 
 def _same_bytes_every_run() -> None:
