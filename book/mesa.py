@@ -837,10 +837,10 @@ ledger.not_tried(
 )
 ledger.audited(
     "mesa-e20",
-    "abstract",
-    "the code is available",
+    "Abstract; checklist 4",
+    "the code for reproduction is available",
     paper="a repository",
-    here="available; no Gaussian initial weights (Figs. 5, 6); the launch script fails as it stands",
+    here="available, but for the Gaussian weights of Figs. 5, 6; its launch script fails",
     read="ML-GSAI/MesaOpt-AR-Transformer at 1e0a19d, 2024-10-25",
     verdict="corrected",
     expected="corrected",
@@ -860,11 +860,12 @@ ledger.not_tried(
 #    runs with fewer sequences stand beside it.
 # 2. *Weights.* Real, as in the paper's text; the public code uses complex ones (`complex64`).
 # 3. *Precision.* Double throughout; single in the public code.
-# 4. *Steps and epochs* are those of the public code's `plot.py`; for other $T$ the step is scaled by
-#    $98/(T-2)$. Figure 4 is checked by its limit, as its step is not published.
+# 4. *Steps and epochs* are those named in the public code's `plot.py` (we have not seen the paper's
+#    Table 1, an image); for other $T$ the step is scaled by $98/(T-2)$. Figure 4 is checked by its
+#    limit.
 # 5. *Test error.* The relative error at one position, not half the squared error summed over all.
-# 6. *Figures 5 and 6.* The population's answer, for several draws of weights; the step is a tenth of
-#    the reduced map's largest stable one, as none is published.
+# 6. *Figures 5 and 6.* The population's answer, for several draws of weights, with a step of our
+#    own: a tenth of the reduced map's largest stable one.
 # 7. *Added:* the flow in closed form, its clock and its largest step; the missing moment, and the
 #    missing condition on the initialisation; the floor as one number; the all-ones limit at every
 #    length; the mesa-layer beside the layer; the finite-sample band.
