@@ -1,80 +1,10 @@
-"""A tiny book to execute: one chapter, one claim, no torch."""
+"""The tiny book as fixtures: never executed, and refreshed once for all tests."""
 
-import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
-
-HEADER = """\
-# ---
-# jupyter:
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-# ---
-"""
-
-TINY = (
-    HEADER
-    + """
-# %% [markdown]
-# # A die is fair
-#
-# The mean of a die is 3.5.
-
-# %% tags=["parameters"]
-seed: int = 0  # base seed
-rate: float = 1.0
-widths: list[int] = [1, 2]
-name: str = "die"
-
-# %%
-import sys
-
-from IPython.display import Image, display
-
-mean = sum(range(1, 7)) / 6 * rate
-print(f"{name!r} {widths} {seed} {type(rate).__name__}")
-
-# %% [markdown]
-# The mean, and a figure.
-#
-# (tiny-e1)=
-
-# %%
-claim = {
-    "id": "tiny-e1", "source": "Sec. 1", "statement": "the mean is 3.5",
-    "paper": "3.5", "here": f"{mean:.1f}", "verdict": "holds", "expected": "holds",
-}
-
-# %% mystnb={"figure": {"caption": "A dot.", "name": "tiny-dot"}, "image": {"alt": "one dot"}}
-dot = bytes.fromhex(
-    "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
-    "1f15c4890000000d49444154789c6360606060000000050001"
-    "a5f645400000000049454e44ae426082"
-)
-Image(data=dot)
-
-# %% tags=["nbval-check-output"]
-display({"text/plain": "tiny-e1  holds"}, metadata={"core": {"claims": [claim]}}, raw=True)
-"""
-)
-
-TOC = """\
-format: jb-book
-root: intro
-parts:
-  - caption: Papers
-    numbered: 2
-    chapters:
-      - file: tiny
-  - caption: Reference
-    chapters:
-      - file: claims
-"""
+from tiny_book import batch, make_book
 
 
 @pytest.fixture
@@ -83,42 +13,17 @@ def book(tmp_path: Path) -> Path:
     return make_book(tmp_path / "house")
 
 
-def make_book(root: Path) -> Path:
-    """Lay out a tiny book below `root`."""
-    folder = root / "book"
-    folder.mkdir(parents=True)
-    (folder / "_toc.yml").write_text(TOC)
-    (folder / "intro.md").write_text("# Intro\n\nSee [the claim](#tiny-e1).\n")
-    (folder / "tiny.py").write_text(TINY)
-    (folder / "scales" / "tiny").mkdir(parents=True)
-    (folder / "scales" / "tiny" / "long.yaml").write_text("rate: 2\nwidths: [3]\n")
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a book refreshed, with evidence at one scale; copy it, do not change it."""
+    root = make_book(tmp_path_factory.mktemp("once") / "house")
+    for command in (["run", "tiny", "--scale", "long", "--evidence"], ["refresh"]):
+        done = batch(root, *command)
+        assert done.returncode == 0, done.stderr
     return root
 
 
-def add_cell(root: Path, code: str) -> None:
-    """Put a code cell before the last one of the tiny chapter."""
-    script = root / "book" / "tiny.py"
-    mark = '# %% tags=["nbval-check-output"]'
-    script.write_text(script.read_text().replace(mark, f"# %%\n{code}\n\n{mark}"))
-
-
-def batch(root: Path, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
-    """Run `python -m core.batch` in the book and return what came of it."""
-    return subprocess.run(
-        [sys.executable, "-m", "core.batch", *arguments],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        **options,
-    )
-
-
-def everything_in(folder: Path) -> dict[str, bytes]:
-    """Return all files below the folder, by relative name."""
-    return {
-        os.path.relpath(path, folder): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+@pytest.fixture
+def refreshed(once: Path, tmp_path: Path) -> Path:
+    """A copy of that book, to be changed."""
+    return Path(shutil.copytree(once, tmp_path / "house"))

@@ -5,7 +5,6 @@ written; 130 interrupted, by Ctrl-C or by SIGTERM.
 """
 
 import os
-import sys
 from pathlib import Path
 
 import click
@@ -19,7 +18,7 @@ from core.batch.parameters import DEFAULT_SCALE, parameters_of, scales_of, value
 from core.batch.progress import Show
 from core.batch.records import Record
 from core.batch.refresh import install, write_pages
-from core.batch.workers import interrupt_on_signals, side_by_side
+from core.batch.workers import side_by_side
 
 CELL_TIMEOUT = 3600
 AT_ONCE = min(2, os.cpu_count() or 1)
@@ -73,7 +72,7 @@ def run(
     out: Path | None,
     evidence: bool,
     timeout: int,
-) -> None:
+) -> int:
     """Execute one CHAPTER; without --out the result is in _build/runs/CHAPTER/SCALE."""
     root = find_root(Path.cwd())
     (found,) = find_chapters(root, (chapter,))
@@ -95,7 +94,7 @@ def run(
         install(job, kept)
         write_pages(root / "book", find_chapters(root, ()))
         click.echo(f"kept as {shown(kept)}")
-    sys.exit(record["status"] != "done")
+    return int(record["status"] != "done")
 
 
 @cli.command()
@@ -103,7 +102,7 @@ def run(
 @click.option("--pages", is_flag=True, help="Execute nothing: only write the generated pages.")
 @jobs_option
 @timeout_option
-def refresh(chapters: tuple[str, ...], pages: bool, jobs: int, timeout: int) -> None:
+def refresh(chapters: tuple[str, ...], pages: bool, jobs: int, timeout: int) -> int:
     """Execute CHAPTERS (all, if none is named) and put them in place of the committed ones."""
     root = find_root(Path.cwd())
     wanted = [] if pages else find_chapters(root, chapters)
@@ -114,23 +113,23 @@ def refresh(chapters: tuple[str, ...], pages: bool, jobs: int, timeout: int) -> 
         click.echo(f"{shown(job.chapter.notebook)}: {'replaced' if replaced else 'unchanged'}")
     for page in write_pages(root / "book", find_chapters(root, ())):
         click.echo(f"{shown(page)}: rewritten")
-    sys.exit(len(done) < len(work))
+    return int(len(done) < len(work))
 
 
 @cli.command()
-def check() -> None:
+def check() -> int:
     """Check all that is committed, without running it."""
     found = problems(find_root(Path.cwd()))
     for problem in found:
         click.echo(str(problem))
     click.echo(f"problems: {len(found)}" if found else "the book is as it should be")
-    sys.exit(bool(found))
+    return int(bool(found))
 
 
 @cli.command()
 @jobs_option
 @timeout_option
-def book(jobs: int, timeout: int) -> None:
+def book(jobs: int, timeout: int) -> int:
     """Execute what is stale into _build/run, and render the book to _build/html."""
     root = find_root(Path.cwd())
     chapters = find_chapters(root, ())
@@ -139,16 +138,17 @@ def book(jobs: int, timeout: int) -> None:
     for job, why in stale:
         click.echo(f"{job.chapter.name}: {why}")
     if len(executed([job for job, _ in stale], jobs)) < len(stale):
-        sys.exit(1)
+        return 1
     click.echo("rendering")
     well, said = rendered.render(root, rendered.stage(chapters, root))
     if not well:
         click.echo(said)
-        sys.exit(1)
+        return 1
     for name, committed, fresh in rendered.differences(chapters):
         click.echo(f"differs from what is committed: {name}: {committed} -> {fresh}")
     click.echo(f"{counted(rendered.verdicts(chapters))}")
     click.echo(f"open {shown(root / '_build' / 'html' / 'index.html')}")
+    return 0
 
 
 def executed(work: list[Job], at_once: int) -> list[Job]:
@@ -179,11 +179,10 @@ def shown(path: Path) -> str:
     return os.path.relpath(path)
 
 
-def main() -> int:
-    """Run the command line and return the exit code."""
-    interrupt_on_signals()
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line, that of this process if none is given; return the exit code."""
     try:
-        return cli.main(standalone_mode=False) or 0
+        return cli.main(arguments, "python -m core.batch", standalone_mode=False) or 0
     except Refused as why:
         click.echo(f"refused: {why}", err=True)
         return 2

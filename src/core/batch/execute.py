@@ -168,20 +168,23 @@ def _papermill(job: Job, trace: Trace) -> NotebookNode:
     from traitlets.config import Config
 
     os.environ.pop("MPLBACKEND", None)  # an exported Agg would make every figure vanish
-    executed = papermill.execute_notebook(
-        job.chapter.source,
-        # papermill formats the path with the parameters: braces in it are to be kept
-        re.sub(r"[{}]", r"\g<0>\g<0>", str(records.part_of(job.notebook).resolve())),
-        job.given,
-        cwd=job.chapter.script.parent,
-        progress_bar=False,
-        start_timeout=120,
-        execution_timeout=job.timeout,
-        on_cell_start=trace.start,
-        on_cell_executed=trace.end,
-        coalesce_streams=True,
-        config=Config(KernelManager={"transport": "ipc"}),  # no ports to race for
-    )
+    with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
+        # no ports to race for; a folder each, or kernels side by side take each other's sockets
+        private = {"transport": "ipc", "connection_file": f"{sockets}/kernel.json"}
+        executed = papermill.execute_notebook(
+            job.chapter.source,
+            # papermill formats the path with the parameters: braces in it are to be kept
+            re.sub(r"[{}]", r"\g<0>\g<0>", str(records.part_of(job.notebook).resolve())),
+            job.given,
+            cwd=job.chapter.script.parent,
+            progress_bar=False,
+            start_timeout=120,
+            execution_timeout=job.timeout,
+            on_cell_start=trace.start,
+            on_cell_executed=trace.end,
+            coalesce_streams=True,
+            config=Config(KernelManager=private),
+        )
     missing = nb.what_is_missing(executed)
     if missing:
         raise Incomplete(missing)

@@ -8,6 +8,7 @@ settled here, before it sees them.
 
 import ast
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,10 @@ class Parameter:
         try:
             return _fit(value, ast.parse(self.annotation, mode="eval").body)
         except TypeError:
-            text = f"parameter {self.name} wants {self.annotation}, got {value!r}"
-            raise Refused(f"{text} (default {self.default!r})") from None
+            said = f"parameter {self.name} wants {self.annotation}, got {value!r}"
+            like = re.fullmatch(r"([+-]?\d+)(e[+-]?\d+)", str(value))
+            hint = f"write {like[1]}.0{like[2]}" if like else f"such as {self.default!r}"
+            raise Refused(f"{said}: {hint}") from None
 
     def parse(self, text: str) -> Any:
         """Return what is meant by `text` from a command line.

@@ -1,0 +1,307 @@
+"""Break a good book in one way at a time: the check has to name it, and nothing else."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from tiny_book import add_cell, edit
+
+from core.batch.chapters import all_chapters, find_chapters
+from core.batch.check import problems
+from core.batch.cli import main
+from core.batch.notebook import normalise
+from core.batch.refresh import write_pages
+
+
+def lines(root: Path) -> list[str]:
+    return [str(problem) for problem in problems(root)]
+
+
+def edit_record(root: Path, **fields) -> None:
+    path = root / "book" / "tiny.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def edit_notebook(root: Path, change) -> None:
+    path = root / "book" / "tiny.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    change(notebook)
+    nbformat.write(notebook, path)
+
+
+def edit_claim(root: Path, **fields) -> None:
+    """Change the claim in notebook, record and pages alike."""
+
+    def change(notebook):
+        (claim,) = notebook.cells[-1].outputs[0].metadata["core"]["claims"]
+        claim.update(fields)
+
+    edit_notebook(root, change)
+    path = root / "book" / "tiny.json"
+    (claim,) = json.loads(path.read_text())["claims"]
+    edit_record(root, claims=[claim | fields])
+    rewrite_pages(root)
+
+
+def edit_script(root: Path, old: str, new: str) -> None:
+    """Change script, notebook and record alike, as a refresh would without a guard."""
+    edit(root / "book" / "tiny.py", old, new)
+    pretend_executed(root)
+
+
+def pretend_executed(root: Path) -> None:
+    """Give the notebook the cells of the script, and the outputs it had."""
+    (tiny,) = find_chapters(root, ())
+    old = nbformat.read(tiny.notebook, as_version=4)
+    outputs = [cell.outputs for cell in old.cells if cell.cell_type == "code"]
+    for cell in tiny.source.cells:
+        if cell.cell_type == "code":
+            cell.execution_count = 1
+            cell.outputs = outputs.pop(0)
+    nbformat.write(normalise(tiny.source), tiny.notebook)
+    edit_record(root, source=tiny.sha256)
+
+
+def rewrite_pages(root: Path) -> None:
+    write_pages(root / "book", all_chapters(root))
+
+
+def first_code(notebook):
+    return next(cell for cell in notebook.cells if cell.cell_type == "code")
+
+
+def never_ran(notebook):
+    first_code(notebook).execution_count = None
+
+
+def raised(notebook):
+    error = nbformat.v4.new_output("error", ename="OSError", evalue="no", traceback=[])
+    first_code(notebook).outputs.append(error)
+
+
+def other_cell(notebook):
+    first_code(notebook).source += "\n# by hand"
+
+
+def other_tag(notebook):
+    first_code(notebook).metadata["tags"] = ["parameters", "remove-cell"]
+
+
+def forged(notebook):
+    notebook.cells[-1].outputs[0].metadata["core"]["claims"][0]["here"] = "3.6"
+
+
+def no_claims(notebook):
+    notebook.cells[-1].outputs[0].metadata = {}
+
+
+def html_image(notebook):
+    data = {"text/html": '<img alt="" src="data:">'}
+    first_code(notebook).outputs = [nbformat.v4.new_output("display_data", data)]
+
+
+FAULTS = {
+    "no notebook": (
+        lambda root: (root / "book" / "tiny.ipynb").unlink(),
+        "book/tiny.ipynb: missing, or no notebook; python -m core.batch refresh tiny",
+    ),
+    "torn record": (
+        lambda root: (root / "book" / "tiny.json").write_text("{"),
+        "book/tiny.json: missing, or no record",
+    ),
+    "no Python": (
+        lambda root: edit(root / "book" / "tiny.py", "import sys", "import"),
+        r"book/tiny.py: line \d+: ",
+    ),
+    "never ran": (lambda root: edit_notebook(root, never_ran), "cell 1 never ran"),
+    "raised": (lambda root: edit_notebook(root, raised), "cell 1 raised OSError: no"),
+    "cell edited": (lambda root: edit_notebook(root, other_cell), "its cells differ"),
+    "tag edited": (lambda root: edit_notebook(root, other_tag), "its cells differ"),
+    "forged claim": (lambda root: edit_notebook(root, forged), "its claims are not those in the"),
+    "claim typed": (
+        lambda root: (edit_record(root, claims=[]), rewrite_pages(root)),
+        "its claims are not those in the notebook",
+    ),
+    "claims untagged": (
+        lambda root: edit_script(root, 'tags=["nbval-check-output"]', 'tags=["other"]'),
+        'not compared by nbval; give it the tag "nbval-check-output"',
+    ),
+    "record of another source": (
+        lambda root: edit_record(root, source="0" * 64),
+        "another version of the script",
+    ),
+    "record of a failure": (
+        lambda root: edit_record(root, status="failed"),
+        "book/tiny.json: it is the record of a failed run",
+    ),
+    "record of other parameters": (
+        lambda root: edit_record(root, given={"seed": 3}),
+        "parameters were set: seed",
+    ),
+    "invalid record": (lambda root: edit_record(root, seconds="long"), r"not valid, \$.seconds: "),
+    "unknown field": (lambda root: edit_record(root, host="me"), "not valid, .*'host' was unexp"),
+    "a warning": (
+        lambda root: edit_record(root, warnings=["UserWarning: gap"]),
+        "the run warned: UserWarning: gap",
+    ),
+    "undecided": (
+        lambda root: edit_claim(root, verdict="undecided", expected="undecided"),
+        "claim tiny-e1 is undecided",
+    ),
+    "unexpected verdict": (
+        lambda root: edit_claim(root, verdict="not seen"),
+        "claim tiny-e1: verdict 'not seen', expected 'holds'",
+    ),
+    "no label": (
+        lambda root: edit_script(root, "(tiny-e1)=", "And so on."),
+        r"claim tiny-e1 has no label; end the markdown cell .* with \(tiny-e1\)=",
+    ),
+    "label not last": (
+        lambda root: edit_script(root, "# (tiny-e1)=", "# (tiny-e1)=\n# And so on."),
+        "claim tiny-e1 has no label",
+    ),
+    "label before a cell that does not name it": (
+        lambda root: edit_script(root, '"id": "tiny-e1"', '"id": "tiny-" + "e1"'),
+        "claim tiny-e1 has no label",
+    ),
+    "untyped parameter": (
+        lambda root: edit_script(root, "seed: int = 0", "seed = 0"),
+        "parameter seed has no type; write seed: int",
+    ),
+    "no parameters": (
+        lambda root: (
+            edit_script(root, 'tags=["parameters"]', 'tags=["other"]'),
+            shutil.rmtree(root / "book" / "scales"),
+        ),
+        'no parameters; tag a cell "parameters"',
+    ),
+    "a function": (
+        lambda root: edit_script(root, "mean = ", "def f(): pass\nmean = "),
+        r"line \d+ defines f; move it to the library",
+    ),
+    "a class": (
+        lambda root: edit_script(root, "mean = ", "class C: pass\nmean = "),
+        r"line \d+ defines C",
+    ),
+    "no caption": (
+        lambda root: edit_script(root, '"caption": "A dot.", ', ""),
+        "the figure of cell 5 has no caption",
+    ),
+    "no name": (
+        lambda root: edit_script(root, ', "name": "tiny-dot"', ""),
+        "the figure of cell 5 has no name",
+    ),
+    "no alt text": (
+        lambda root: edit_script(root, '{"alt": "one dot"}', '{"alt": " "}'),
+        "the figure of cell 5 has no alt",
+    ),
+    "image without alt": (
+        lambda root: edit_notebook(root, html_image),
+        "an image in cell 1 has no alt text",
+    ),
+    "edited page": (
+        lambda root: edit(root / "book" / "claims.md", "holds", "fails"),
+        "book/claims.md: it is not what the records give; .*refresh --pages",
+    ),
+    "edited readme": (
+        lambda root: edit(root / "README.md", "| 1 |", "| 2 |"),
+        "README.md: it is not what the records give",
+    ),
+    "readme without table": (
+        lambda root: (root / "README.md").write_text("# Book\n"),
+        "README.md: it has no table of claims; put <!-- claims -->",
+    ),
+    "scale of unknown name": (
+        lambda root: (root / "book/scales/tiny/long.yaml").write_text("runs: 3\n"),
+        "book/scales/tiny/long.yaml: unknown parameter 'runs': chapter tiny has seed",
+    ),
+    "scale of wrong type": (
+        lambda root: (root / "book/scales/tiny/long.yaml").write_text("seed: '3'\n"),
+        "book/scales/tiny/long.yaml: parameter seed wants int, got '3'",
+    ),
+    "scale of no YAML": (
+        lambda root: (root / "book/scales/tiny/long.yaml").write_text("seed: [\n"),
+        "book/scales/tiny/long.yaml: while parsing",
+    ),
+    "scale of a list": (
+        lambda root: (root / "book/scales/tiny/long.yaml").write_text("- seed\n"),
+        "book/scales/tiny/long.yaml: want lines of `name: value`",
+    ),
+    "stray notebook": (
+        lambda root: shutil.copy(root / "book/tiny.ipynb", root / "book/old.ipynb"),
+        "book/old.ipynb: belongs to no chapter; delete it",
+    ),
+    "stray scale": (
+        lambda root: shutil.copytree(root / "book/scales/tiny", root / "book/scales/old"),
+        "book/scales/old: belongs to no chapter",
+    ),
+    "evidence under another name": (
+        lambda root: shutil.move(
+            root / "book/evidence/tiny/long.json", root / "book/evidence/tiny/gpu.json"
+        ),
+        "book/evidence/tiny/gpu.json: it is the record of tiny at scale long",
+    ),
+    "evidence without notebook": (
+        lambda root: (root / "book/evidence/tiny/long.ipynb").unlink(),
+        "book/evidence/tiny/long.json: its notebook is missing; .*run tiny --scale long --evidence",
+    ),
+    "evidence of a claim that is gone": (
+        lambda root: edit(root / "book/evidence/tiny/long.json", "tiny-e1", "tiny-e9"),
+        "book/evidence/tiny/long.json: claim tiny-e9 is none of the chapter's",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_it_names_the_fault(refreshed, fault):
+    spoil, said = FAULTS[fault]
+    spoil(refreshed)
+    found = lines(refreshed)
+    assert any(re.search(said, line) for line in found), found
+
+
+def test_a_good_book_has_no_problem(refreshed, monkeypatch, capsys):
+    assert lines(refreshed) == []
+    monkeypatch.chdir(refreshed)
+    assert main(["check"]) == 0
+    pretend_executed(refreshed)  # what the faults above are made with does no harm itself
+    edit_claim(refreshed, here="3.5")
+    assert lines(refreshed) == []
+
+
+def test_a_bad_book_ends_with_exit_code_one(refreshed, monkeypatch, capsys):
+    edit_record(refreshed, warnings=["UserWarning: gap"])
+    monkeypatch.chdir(refreshed)
+    assert main(["check"]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("book/tiny.json: the run warned")
+    assert said[-1] == "problems: 1"
+
+
+def test_several_labels_may_stand_together(refreshed):
+    edit_script(refreshed, "# (tiny-e1)=", "# (tiny-e1)=\n# (tiny-e2)=")
+    assert lines(refreshed) == []
+
+
+def test_a_page_outside_the_papers_needs_no_claims(refreshed):
+    edit(refreshed / "book" / "_toc.yml", "caption: Papers", "caption: Kernels")
+    edit_notebook(refreshed, no_claims)
+    edit_record(refreshed, claims=[])
+    shutil.rmtree(refreshed / "book" / "evidence")
+    rewrite_pages(refreshed)
+    assert lines(refreshed) == []
+
+
+def test_a_paper_needs_claims(refreshed):
+    edit_notebook(refreshed, no_claims)
+    edit_record(refreshed, claims=[])
+    rewrite_pages(refreshed)
+    assert any("no output carries claims" in line for line in lines(refreshed))
+
+
+def test_a_chapter_that_was_never_executed_is_named(book):
+    add_cell(book, "x = 1")
+    assert "book/tiny.ipynb: missing" in lines(book)[0]

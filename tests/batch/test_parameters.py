@@ -1,0 +1,98 @@
+"""Values as typed or as in YAML, against the annotation; papermill's own guesses are the traps."""
+
+import pytest
+
+from core.batch.chapters import Refused, find_chapters
+from core.batch.parameters import Parameter, parameters_of, scales_of, values_of
+
+
+def a(annotation: str) -> Parameter:
+    return Parameter("x", annotation, None, "")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text", "value"),
+    [
+        ("str", "007", "007"),
+        ("str", "1e3", "1e3"),
+        ("str", "none", "none"),
+        ("str", "None", "None"),
+        ("str", "[1, 2]", "[1, 2]"),
+        ("str", "", ""),
+        ("str", "'quoted'", "'quoted'"),
+        ("int", "-3", -3),
+        ("int", "1_000", 1000),
+        ("float", "1e3", 1000.0),
+        ("float", "2", 2.0),
+        ("bool", "False", False),
+        ("list[int]", "[1, 2]", [1, 2]),
+        ("list[float]", "[1, 2.5]", [1.0, 2.5]),
+        ("list[str]", "['a']", ["a"]),
+        ("list[list[int]]", "[[1], []]", [[1], []]),
+        ("dict[str, float]", "{'a': 1}", {"a": 1.0}),
+        ("int | None", "None", None),
+        ("str | None", "None", None),
+        ("str | None", "abc", "abc"),
+        ("float | str", "2", 2.0),
+    ],
+)
+def test_text_becomes_what_the_annotation_says(annotation, text, value):
+    parsed = a(annotation).parse(text)
+    assert parsed == value
+    assert type(parsed) is type(value)
+    if isinstance(value, list):
+        assert [type(item) for item in parsed] == [type(item) for item in value]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text"),
+    [
+        ("int", "1.0"),
+        ("int", "1e3"),
+        ("int", "007"),
+        ("int", "True"),
+        ("int", "seven"),
+        ("int", ""),
+        ("float", "True"),
+        ("float", "1e999"),
+        ("bool", "1"),
+        ("bool", "true"),
+        ("list[int]", "[1, True]"),
+        ("list[int]", "(1, 2)"),
+        ("list[int]", "1"),
+        ("dict[str, int]", "{1: 2}"),
+        ("int | None", "none"),
+        ("int", "__import__('os').getcwd()"),
+        ("Path", "here"),
+    ],
+)
+def test_text_of_another_type_is_refused(annotation, text):
+    with pytest.raises(Refused, match="parameter x wants "):
+        a(annotation).parse(text)
+
+
+def test_an_untyped_parameter_takes_nothing():
+    with pytest.raises(Refused, match="has no type"):
+        a("").parse("1")
+
+
+def test_the_command_line_wins_over_the_scale(book):
+    (tiny,) = find_chapters(book, ())
+    assert scales_of(tiny) == ["cpu", "long"]
+    assert values_of(tiny, "cpu", {}) == {}
+    assert values_of(tiny, "long", {"rate": "3"}) == {"rate": 3.0, "widths": [3]}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("rate: float = 2 * 3", "malformed"),
+        ("print(1)", "line 2 sets none"),
+        ("rate: float = ", "invalid syntax"),
+    ],
+)
+def test_a_parameters_cell_holds_literals_alone(book, line, said):
+    script = book / "book" / "tiny.py"
+    script.write_text(script.read_text().replace("rate: float = 1.0", line))
+    with pytest.raises(Refused, match=f"parameters cell: want lines of .*{said}"):
+        parameters_of(find_chapters(book, ())[0])

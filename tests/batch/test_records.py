@@ -1,0 +1,73 @@
+"""The record on disk: valid, whole or absent, comparable."""
+
+import json
+import os
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from core.batch import records
+
+
+def record_of(root) -> records.Record:
+    return json.loads((root / "book" / "tiny.json").read_text())
+
+
+def test_the_schema_is_a_schema_and_describes_its_fields():
+    Draft202012Validator.check_schema(records.schema())
+    fields = records.schema()["properties"]
+    assert set(records.schema()["required"]) == set(fields)
+    assert records.schema()["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("status", "ok"),
+        ("source", "abc"),
+        ("started", "yesterday"),
+        ("claims", [{"id": "a"}]),
+        ("provenance", {}),
+        ("failure", {"cell": 1}),
+        ("cells", [{"index": -1, "seconds": 0}]),
+        ("nonsense", 1),
+    ],
+)
+def test_a_record_out_of_shape_is_not_written(once, field, value):
+    good = record_of(once)
+    assert records.faults(good) == []
+    assert len(records.faults({**good, field: value})) >= 1
+    with pytest.raises(ValueError, match="the record of tiny is not valid"):
+        records.text_of({**good, field: value})
+
+
+def test_results_are_compared_without_their_circumstances(once):
+    good = record_of(once)
+    later = {**good, "started": "2000-01-01T00:00:00Z", "seconds": 9, "cells": []}
+    assert records.result_of(later) == records.result_of(good)
+    assert records.result_of({**good, "warnings": ["w"]}) != records.result_of(good)
+
+
+def test_files_that_belong_together_are_replaced_together(tmp_path):
+    first, second = tmp_path / "a.txt", tmp_path / "missing" / "b.txt"
+    first.write_text("old")
+    with pytest.raises(OSError, match="No such file"):
+        records.write_all({first: "new", second: "new"})
+    assert first.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_sweeping_spares_the_living_and_what_is_no_part(tmp_path):
+    names = ["a.part.999999999.json", f"a.part.{os.getpid()}.json", "a.part.x.json", "a.json"]
+    for name in names:
+        (tmp_path / name).write_text("")
+    records.sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\udcff"])
+def test_what_is_no_record_reads_as_none(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_text(text, errors="surrogateescape")
+    assert records.read_record(path) is None
+    assert records.read_record(tmp_path / "missing.json") is None
