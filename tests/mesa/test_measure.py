@@ -9,7 +9,13 @@ import torch
 from core.mesa import capability
 from core.mesa.flow import ReducedFlow
 from core.mesa.lsa import LinearSelfAttention
-from core.mesa.measure import energy_slope, mean_ratio, relative_mse, robust_ratio
+from core.mesa.measure import (
+    energy_slope,
+    mean_ratio,
+    median_relative_error,
+    relative_mse,
+    robust_ratio,
+)
 from core.mesa.moments import gaussian, sparse, uniform
 from core.mesa.process import sample_sequences
 
@@ -68,6 +74,22 @@ def test_the_robust_ratio_survives_cauchy_tails():
     assert np.abs(robust[:, 0] - 0.5).max() < 0.2
 
 
+def test_median_error_and_its_standard_error():
+    """y_hat = y (1 + u), u uniform on [0, 1]: the median of u^2 is 1/4, of spread 1/(2 sqrt N)."""
+    N, runs = 400, 300
+
+    def draw(seed):
+        y = torch.ones(N, 2, dtype=torch.float64)
+        return y * (1 + torch.rand(N, 1, generator=generator(seed), dtype=torch.float64)), y
+
+    value, error = np.array([median_relative_error(*draw(seed)) for seed in range(runs)]).T
+    spread = 0.5 / math.sqrt(N)  # sd of the median of u, times the slope 2 u = 1 at 1/2
+    # the sd of 300: 4 %; the mean of 300 errors, each of which has an own sd of about a third: 2 %
+    assert value.std() == pytest.approx(spread, rel=0.16)
+    assert error.mean() == pytest.approx(spread, rel=0.1)
+    assert abs(value.mean() - 0.25) < 4 * spread / math.sqrt(runs) + 1 / N
+
+
 def test_zeros_of_a_sparse_truth_are_left_out_of_the_ratio():
     x = sample_sequences(sparse(4, 1.0), 5, 200, generator())[:, -1]
     assert mean_ratio(0.75 * x, x, offset=0.0).value == pytest.approx(0.75, abs=1e-12)
@@ -79,6 +101,7 @@ def test_zeros_of_a_sparse_truth_are_left_out_of_the_ratio():
         (lambda y: relative_mse(y, y[:, :1]), r"alike, got \[9, 2\] and \[9, 1\]"),
         (lambda y: energy_slope(y[:1], y[:1]), "N >= 2"),
         (lambda y: mean_ratio(y, 0 * y), "not all zero"),
+        (lambda y: median_relative_error(y, y * (torch.arange(9) > 0)[:, None]), "is zero"),
         (lambda y: robust_ratio(y, y), "9 sequences, got 41 groups"),
         (lambda y: robust_ratio(y, y, groups=2), "3 <= groups"),
     ],

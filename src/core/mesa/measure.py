@@ -1,4 +1,4 @@
-r"""How good predictions are: three numbers, each with its standard error.
+r"""How good predictions are: a few numbers, each with its standard error.
 
 The counterparts, on samples, of the closed forms in `core.mesa.capability`. A sequence is one
 observation: its coordinates (and positions, if several are given) are not independent.
@@ -38,6 +38,25 @@ def relative_mse(prediction: Tensor, truth: Tensor) -> Estimate:
     return _ratio_of_means(
         _per_sequence((prediction - truth).abs().square()), _per_sequence(truth.abs().square())
     )
+
+
+def median_relative_error(prediction: Tensor, truth: Tensor) -> Estimate:
+    """Estimate the median over sequences of |y_hat - y|^2 / |y|^2; arguments as above.
+
+    The standard error is half the distance of the sample quantiles 1/2 -+ 1/(2 sqrt(N)).
+
+    Raises:
+        ValueError: as above, or the truth of one sequence is zero.
+    """
+    _check(prediction, truth)
+    energy = _per_sequence(truth.abs().square())
+    if not energy.all():
+        raise ValueError("want no sequence whose truth is zero: it has no relative error")
+    errors = _per_sequence((prediction - truth).abs().square()) / energy
+    half = 0.5 / sqrt(len(errors))
+    levels = torch.tensor([0.5 - half, 0.5, 0.5 + half], dtype=errors.dtype, device=errors.device)
+    low, middle, high = torch.quantile(errors, levels).tolist()
+    return Estimate(middle, (high - low) / 2)
 
 
 def energy_slope(prediction: Tensor, truth: Tensor) -> Estimate:
