@@ -32,14 +32,7 @@ d: int = 5  # coordinates of a token
 T: int = 100  # length of the training sequences, T_tr
 train_sequences: int = 1000  # sampled training sequences (the paper: 10,000)
 test_sequences: int = 4000  # sampled test sequences (the paper: 10,000)
-lengths: list[int] = [
-    6,
-    12,
-    25,
-    50,
-    100,
-    200,
-]  # training lengths for the all-ones start
+lengths: list[int] = [6, 12, 25, 50, 100, 200]  # lengths T for the all-ones start
 weight_seeds: int = 3  # draws of Gaussian initial weights, for each size
 
 # %% tags=["hide-input", "inputs"]
@@ -156,7 +149,7 @@ heat_maps(gradients, log=True)
 #
 # (mesa-e1)=
 
-# %%
+# %% tags=["hide-input"]
 lemma = [ReducedFlow.trained_on(start, T).velocity(a, b) for start in symmetric]
 diagonals = [(-g.W32[0, 0], -g.W12[0, 0]) for g in slopes]
 lemma_error = abs(np.divide(diagonals, lemma) - 1).max()
@@ -243,7 +236,7 @@ for ax, run, dots, lines in zip(axes, runs[3:], trained[3:], solved[3:], strict=
 #
 # (mesa-e2)=
 
-# %%
+# %% tags=["hide-input"]
 brief = Population(gaussian(5), 5), ReducedFlow.trained_on(gaussian(5), 5)
 gaps = []
 for loss, flow in [brief, *((run.population, run.flow) for run in runs)]:
@@ -266,7 +259,7 @@ ledger.record(
 #
 # (mesa-e3)=
 
-# %%
+# %% tags=["hide-input"]
 late = [40 / normal.flow.c2]
 ends = np.array([np.ravel(normal.flow.solve(*init, late)) for init in INITS])
 spread = np.ptp(ends.prod(axis=1)) / normal.flow.limit
@@ -306,7 +299,7 @@ _ = ax.set(xlabel="$a$", ylabel="$b$", aspect="equal")
 # %% [markdown]
 # (mesa-e4)=
 
-# %%
+# %% tags=["hide-input"]
 anywhere = rng.uniform(-3, 3, (1000, 2))
 products = [np.multiply(*normal.flow.solve(a0, b0, late))[0] for a0, b0 in anywhere]
 reached = np.isclose(products, normal.flow.limit)
@@ -381,7 +374,7 @@ heat_maps(blocks, height=2.4)
 # %% [markdown]
 # (mesa-e15)=
 
-# %%
+# %% tags=["hide-input"]
 signs = {tuple(np.sign(np.diagonal(end.W12)).astype(int)) for end in found.values()}
 stays = max(
     abs(found["sparse", 0.1, n].off_diagonal).max() for n in range(weight_seeds)
@@ -421,7 +414,7 @@ ledger.record(
 # (mesa-e5)=
 # (mesa-e6)=
 
-# %%
+# %% tags=["hide-input"]
 ab = normal.flow.limit
 theta = sample_phases(50, d, generator)
 x = sequences(gaussian(d).draw(50, generator), theta, 30)
@@ -505,8 +498,6 @@ _ = left.legend()
 # Proposition 4.1 holds at every test length. At this $T$ the exact ratio is
 # {glue:text}`mesa-ratio:.4f`, the sampled one {glue:text}`mesa-ratio-seen`; the slope by energy is
 # {glue:text}`mesa-slope-seen`.
-#
-# (mesa-e8)=
 
 # %% tags=["remove-output"]
 k, ab = normal.start.kappas, normal.flow.limit
@@ -524,7 +515,10 @@ off = [
     (slope.value - capability.energy_slope(k, ab)) / slope.standard_error,
 ]
 
-# %%
+# %% [markdown]
+# (mesa-e8)=
+
+# %% tags=["hide-input"]
 ledger.record(
     "mesa-e8",
     "Prop. 4.1, Figs. 1b, 2",
@@ -580,7 +574,7 @@ ledger.record(
 # %% [markdown]
 # (mesa-e10)=
 
-# %%
+# %% tags=["hide-input"]
 recovered = max(exact[-1]), max(e.value for e in seen[-1])
 ledger.record(
     "mesa-e10",
@@ -600,7 +594,7 @@ ledger.record(
 # (mesa-e11)=
 # (mesa-e7)=
 
-# %%
+# %% tags=["hide-input"]
 named = {"Gaussian": scipy.stats.norm(), "Gamma": scipy.stats.gamma(2.0)}
 named["Poisson"] = scipy.stats.poisson(1.5)
 lost = {}
@@ -638,7 +632,7 @@ ledger.record(
 #
 # (mesa-e12)=
 
-# %%
+# %% tags=["hide-input"]
 ones = Population(all_ones(d), T)
 masked_flow = ReducedFlow.trained_on(all_ones(d), T, masked=True)
 step = 0.2 * masked_flow.largest_stable_step(0.5, 1.5)
@@ -697,7 +691,7 @@ heat_maps({"$W^{PV}$": dense.W_PV, "$W^{KQ}$": dense.W_KQ}, height=3.0)
 # (mesa-e13)=
 # (mesa-e14)=
 
-# %%
+# %% tags=["hide-input"]
 kick = ones.gradient(masked).off_diagonal[1]  # at the point where Theorem 4.3 stops
 by_hand = off_diagonal_gradient(d, T, masked.W32[0, 0], masked.W12[0, 0])
 moves = np.allclose(kick, by_hand, rtol=1e-9) and abs(by_hand) > 1e-3
@@ -769,7 +763,7 @@ for ax, (law, run) in zip(axes, pair.items(), strict=True):
 # %% [markdown]
 # (mesa-e16)=
 
-# %%
+# %% tags=["hide-input"]
 limit, bias, error = bands["Gaussian"]
 close = abs(ends["Gaussian"] - limit) < 4 * error and abs(ends["sparse"] - 1) < 1e-3
 ledger.record(
@@ -827,7 +821,7 @@ print(check_assumptions(x, T_tr=T, T_te=T))
 # (mesa-e20)=
 # (mesa-e21)=
 
-# %%
+# %% tags=["hide-input"]
 ledger.not_tried(
     "mesa-e19",
     "Secs. 1, 4.1",

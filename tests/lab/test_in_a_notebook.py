@@ -45,6 +45,13 @@ def test_a_quoted_number_travels_and_shows(outputs):
     assert shown["text"] == "mesa-slope = 0.6\n"
 
 
+def test_a_claim_shows_where_it_is_proved_and_carries_no_metadata(outputs):
+    first, second = outputs[4]
+    assert "mesa-e0</strong> (Thm. 1): &lt;s&gt;." in first["data"]["text/html"]
+    assert 'class="verdict verdict-holds"' in second["data"]["text/html"]
+    assert "core" not in first["metadata"]
+
+
 def test_the_table_is_html_and_carries_no_claims(outputs):
     (table,) = outputs[5]
     assert "&lt;s&gt;" in table["data"]["text/html"]

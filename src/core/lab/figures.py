@@ -51,9 +51,7 @@ def figure(columns: int = 1, *, height: float = 3.6) -> tuple[Figure, list[Axes]
     return fig, list(axes[0])
 
 
-def heat_maps(
-    matrices: Mapping[str, ArrayLike], *, height: float = 2.6, log: bool = False
-) -> None:
+def heat_maps(matrices: Mapping[str, ArrayLike], *, height: float = 2.6, log: bool = False) -> None:
     """Draw matrices side by side on one colour scale, with a bar.
 
     Args:
@@ -66,18 +64,19 @@ def heat_maps(
         ValueError: nothing to draw, or a value that is not finite.
     """
     import numpy as np
+    from matplotlib.colors import LogNorm, Normalize
 
     values = {title: np.asarray(matrix, dtype=float) for title, matrix in matrices.items()}
     if not values or not all(np.isfinite(v).all() for v in values.values()):
         raise ValueError(f"want finite matrices, at least one, got {list(values)}")
     sizes = np.abs(np.concatenate([v.ravel() for v in values.values()]))
     top, low = sizes.max() or 1.0, sizes[sizes > 0].min(initial=1.0)
-    style = {"norm": "log", "vmin": low, "vmax": top} if log else {"vmin": -top, "vmax": top}
+    norm = LogNorm(low, top) if log else Normalize(-top, top)
     fig, axes = figure(len(values), height=height)
     pictures = []
     for ax, (title, v) in zip(axes, values.items(), strict=True):
         shown = np.ma.masked_equal(np.abs(v), 0) if log else v
-        pictures.append(ax.imshow(shown, cmap="viridis_r" if log else "RdBu_r", **style))
+        pictures.append(ax.imshow(shown, cmap="viridis_r" if log else "RdBu_r", norm=norm))
         ax.set(title=title, xticks=[], yticks=[])
         ax.spines[:].set(visible=True, color="0.8")
         ax.grid(False)

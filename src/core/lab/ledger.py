@@ -8,7 +8,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 
-from core.lab.table import as_html, as_text
+from core.lab.table import as_card, as_html, as_text
 
 VERDICTS = {
     "holds": "exactly, or within the stated error",
@@ -53,6 +53,9 @@ class Claim:
         if self.expected == "undecided":
             raise ValueError(f"{self.id}: the default scale must decide; expect a verdict")
 
+    def _repr_html_(self) -> str:
+        return as_card(self)
+
 
 @dataclass(repr=False)
 class Ledger:
@@ -82,7 +85,7 @@ class Ledger:
         error: float | None = None,
         needs: float | None = None,
     ) -> None:
-        """Add a claim that this run tested.
+        """Add a claim that this run tested, and in a notebook show it where it was proved.
 
         A verdict that differs from the expected one is kept and shown; `verify` is what fails.
 
@@ -191,6 +194,7 @@ class Ledger:
         if any(claim.id == c.id for c in self.claims):
             raise ValueError(f"{claim.id} is recorded already: each claim has a row of its own")
         self.claims.append(claim)
+        _show(claim)
 
     def _repr_html_(self) -> str:
         return as_html(self.chapter, self.claims)
@@ -212,6 +216,16 @@ class _Verdicts:
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> tuple:
         metadata = {"core": {"claims": [asdict(c) for c in self.claims]}}
         return {"text/plain": repr(self)}, metadata
+
+
+def _show(claim: Claim) -> None:
+    """Show the claim below its cell; outside a notebook there is nowhere to show it."""
+    from IPython.core.getipython import get_ipython  # the book's dependency, not the library's
+
+    if get_ipython() is not None:
+        from IPython.display import display
+
+        display(claim)
 
 
 def _want_text(id: object, fields: dict[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""How a ledger looks: a table for people, two columns of plain text for comparing two runs."""
+"""How claims look: a card each, a table for people, plain text for comparing two runs."""
 
 from __future__ import annotations
 
@@ -28,6 +28,17 @@ def as_html(chapter: str, claims: list[Claim]) -> str:
     return (
         f'<table class="ledger"><caption>Claims of {escape(chapter)}: {len(claims)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(map(_row, claims))}</tbody></table>"
+    )
+
+
+def as_card(claim: Claim) -> str:
+    """Return the paragraph that stands below the cell that proves the claim."""
+    id, source, statement, paper, here, verdict, _ = map(escape, asdict(claim).values())
+    kind = claim.verdict.replace(" ", "-")
+    return (
+        f'<p class="claim"><span class="verdict verdict-{kind}">{verdict}</span> '
+        f"<strong>{id}</strong> ({source}): {statement}.<br>"
+        f"Paper: {paper}.<br>Here: {here}.</p>"
     )
 
 
