@@ -9,12 +9,16 @@ RUN := .venv/bin/python
 DONE := .venv/.done-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
 SITE_DONE := .venv-site/.done-$(shell cksum < requirements-site.txt | cut -d' ' -f1)
 
-# Renders the committed notebooks. All pages are read anew: Sphinx would keep to itself the
-# warnings of a page it remembers.
-RENDER = jupyter-book build book --quiet --config _config.yml --path-output _build/.site \
-	-W --keep-going --all
-PUBLISH = rm -rf _build/site && cp -R _build/.site/_build/html _build/site \
-	&& echo "open _build/site/index.html"
+# Render the committed notebooks with the programs in $(1). All pages are read anew: Sphinx would
+# keep to itself the warnings of a page it remembers.
+define render
+	@mkdir -p _build
+	@echo "rendering the committed notebooks"
+	@PYTHONPATH=src $(1)/jupyter-book build book --config _config.yml --path-output _build/.site \
+		-W --keep-going --all > _build/site.log 2>&1 || { cat _build/site.log; exit 1; }
+	@rm -rf _build/site && cp -R _build/.site/_build/html _build/site
+	@echo "open _build/site/index.html"
+endef
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -23,16 +27,14 @@ book: $(DONE) ## execute what is stale, render the book to _build/html
 	@$(RUN) -m core.batch book
 
 site: $(SITE_DONE) ## render the committed notebooks to _build/site, without torch
-	PYTHONPATH=src .venv-site/bin/$(RENDER)
-	@$(PUBLISH)
+	$(call render,.venv-site/bin)
 
 test: $(DONE) ## all checks: style, types, tests, the committed book, its re-execution, its rendering
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/pyright --pythonpath $(RUN)
 	$(RUN) -m core.batch check
-	.venv/bin/$(RENDER)
-	@$(PUBLISH)
+	$(call render,.venv/bin)
 	$(RUN) -m pytest
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
 		book/*.ipynb

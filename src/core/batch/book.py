@@ -52,7 +52,7 @@ def stage(chapters: list[Chapter], root: Path) -> Path:
     """
     staged = root / "_build" / "book"
     shutil.rmtree(staged, ignore_errors=True)
-    ignored = shutil.ignore_patterns("_build", ".ipynb_checkpoints", "*.part.*", "*.failed.*")
+    ignored = shutil.ignore_patterns(".*", "_build", "*.part.*", "*.failed.*")
     shutil.copytree(root / "book", staged, ignore=ignored)
     for job in map(fresh_job, chapters):
         for path in (job.notebook, job.record):

@@ -7,11 +7,11 @@ were, and what there is stands beside them as `<stem>.failed.ipynb` and `<stem>.
 """
 
 import contextlib
+import copy
 import os
 import re
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,10 +26,8 @@ from core.batch.chapters import Chapter, Refused
 from core.batch.parameters import DEFAULT_SCALE, parameters_of
 from core.batch.reach import library_hashes
 from core.batch.records import Record
+from core.batch.trace import Tell, Trace, stopped
 from core.provenance import provenance
-
-Tell = Callable[[int, int], None]
-"""Told, as code cells start and end: how many are done, and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -61,30 +59,6 @@ class Job:
 
 class Incomplete(Exception):
     """The notebook ended without an error, and yet is no result."""
-
-
-@dataclass
-class Trace:
-    """Follows the cells of a running notebook."""
-
-    total: int
-    tell: Tell
-    current: NotebookNode | None = None
-    index: int | None = None
-    cells: list[dict[str, Any]] = field(default_factory=list)
-    started: float = 0.0
-
-    def start(self, cell: NotebookNode, cell_index: int) -> None:
-        """Note the cell that starts."""
-        self.current, self.index, self.started = cell, cell_index, time.monotonic()
-        if cell.cell_type == "code":
-            self.tell(len(self.cells), self.total)
-
-    def end(self, cell_index: int, **_: Any) -> None:
-        """Note how long the cell took."""
-        seconds = round(time.monotonic() - self.started, 3)
-        self.cells.append({"index": cell_index, "seconds": seconds})
-        self.tell(len(self.cells), self.total)
 
 
 def open_folder(out: Path) -> None:
@@ -127,7 +101,7 @@ def execute(job: Job, tell: Tell = lambda done, total: None) -> Record:
         _keep(job, executed, record)
     except BaseException as error:
         partial = _partial(job)
-        failure = _failure(job.chapter, trace, error)
+        failure = stopped(job.chapter, trace, error)
         record |= {**_findings(partial, trace, began), "status": "failed", "failure": failure}
         _keep_failed(job, partial, record)
         if not isinstance(error, Exception):
@@ -172,7 +146,7 @@ def _papermill(job: Job, trace: Trace) -> NotebookNode:
         # no ports to race for; a folder each, or kernels side by side take each other's sockets
         private = {"transport": "ipc", "connection_file": f"{sockets}/kernel.json"}
         executed = papermill.execute_notebook(
-            job.chapter.source,
+            copy.deepcopy(job.chapter.source),  # it is changed in place
             # papermill formats the path with the parameters: braces in it are to be kept
             re.sub(r"[{}]", r"\g<0>\g<0>", str(records.part_of(job.notebook).resolve())),
             job.given,
@@ -223,35 +197,3 @@ def _partial(job: Job) -> NotebookNode | None:
         return nbformat.read(records.part_of(job.notebook), as_version=4)
     except (OSError, ValueError):
         return None
-
-
-def _failure(chapter: Chapter, trace: Trace, error: BaseException) -> dict[str, Any]:
-    """Return where the run stopped, and why."""
-    from papermill.exceptions import PapermillExecutionError
-
-    kind, message, offset = type(error).__name__, str(error).strip(), 1
-    if isinstance(error, PapermillExecutionError):
-        kind, message, offset = error.ename, error.evalue, _line_in_cell(error.traceback)
-    line, code = _place(chapter, trace.current, offset)
-    first = next(iter(message.splitlines()), "")
-    return {"cell": trace.index, "line": line, "code": code, "error": kind, "message": first}
-
-
-def _line_in_cell(traceback: list[str]) -> int:
-    """Return the line of the cell at which an IPython traceback begins."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(traceback))
-    found = re.search(r"Cell In\[\d+\], line (\d+)", plain)
-    return int(found[1]) if found else 1
-
-
-def _place(chapter: Chapter, cell: NotebookNode | None, offset: int) -> tuple[int | None, str]:
-    """Return the line of the script, from 1, that is line `offset` of the cell, and its text."""
-    position = 0
-    for source in (source for _, source in nb.code_cells(chapter.source)):
-        start = re.compile(rf"^# %%.*\n(?={re.escape(source.source)})", re.M)
-        found = start.search(chapter.text, position)
-        position = found.end() if found else position
-        if found and cell is not None and source.id == cell.id:
-            line = chapter.text.count("\n", 0, position) + offset
-            return line, chapter.text.splitlines()[line - 1].strip()
-    return None, ""
