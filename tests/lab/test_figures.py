@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 from core.lab import COLOURS, figure, heat_maps
@@ -73,8 +74,8 @@ def test_heat_maps_share_one_scale_about_zero():
 
 def test_on_a_log_scale_an_exact_zero_stays_blank():
     heat_maps({"sizes": [[0.0, -1e-3], [10.0, 1e-300]]}, log=True)
-    image = plt.gcf().axes[0].images[0].get_array()
-    assert image.mask.tolist() == [[True, False], [False, False]]
+    image = np.ma.asarray(plt.gcf().axes[0].images[0].get_array())
+    assert np.ma.getmaskarray(image).tolist() == [[True, False], [False, False]]
     assert image[0, 1] == 1e-3
 
 

@@ -38,7 +38,7 @@ def quadrature(nodes, weights, T, grid=40):
     points = torch.tensor(list(itertools.product(nodes, repeat=2)))
     mass = torch.tensor(list(itertools.product(weights / weights.sum(), repeat=2))).prod(1)
     theta = torch.arange(grid, dtype=torch.float64) * 2 * torch.pi / grid
-    theta = torch.cartesian_prod(theta, theta)
+    theta = torch.stack(torch.meshgrid(theta, theta, indexing="ij"), -1).reshape(-1, 2)
     powers = torch.exp(1j * theta[:, None, :] * torch.arange(T)[None, :, None])
     x = (powers[:, None] * points[None, :, None, :]).reshape(-1, T, 2)
     return x, mass.repeat(len(theta)) / len(theta)
@@ -60,9 +60,9 @@ def test_loss_and_gradient_are_those_of_quadrature(law, rng):
     start, nodes, weights = NODES[law]
     x, mass = quadrature(nodes, weights, T=6)
     dense = gaussian_weights(2, 1.0, rng)
-    W = [torch.tensor(block, requires_grad=True) for block in dense]
-    loss = direct_loss(*W, x, mass)
-    expected = torch.autograd.grad(loss, W)
+    W_PV, W_KQ = (torch.tensor(block, requires_grad=True) for block in dense)
+    loss = direct_loss(W_PV, W_KQ, x, mass)
+    expected = torch.autograd.grad(loss, (W_PV, W_KQ))
     population = Population(start, 6)
     assert population.loss(dense) == pytest.approx(loss.item(), rel=1e-13)
     for ours, theirs in zip(population.gradient(dense), expected, strict=True):
