@@ -1,4 +1,4 @@
-"""The commands: list, run, refresh, check, book.
+"""The command line of `core.batch`.
 
 Exit codes: 0 done; 1 ran and failed, or a check found something; 2 refused, and nothing was
 written; 130 interrupted, by Ctrl-C or by SIGTERM.
@@ -189,6 +189,9 @@ def main(arguments: list[str] | None = None) -> int:
     except click.ClickException as wrong:
         wrong.show()
         return 2
+    except OSError as error:
+        click.echo(f"failed: {error}", err=True)
+        return 1
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         return 130

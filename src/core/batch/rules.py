@@ -174,13 +174,21 @@ def _labelled(source: NotebookNode) -> Iterator[str]:
     for prose, code in zip(source.cells, source.cells[1:], strict=False):
         if prose.cell_type != "markdown" or code.cell_type != "code":
             continue
-        strings = {n.value for n in ast.walk(ast.parse(code.source)) if isinstance(n, ast.Constant)}
+        strings = _strings(code.source)
         for line in reversed(prose.source.rstrip().splitlines()):
             label = re.fullmatch(r"\(([^()]+)\)=", line.strip())
             if not label:
                 break
             if label[1] in strings:
                 yield label[1]
+
+
+def _strings(code: str) -> set[object]:
+    """Return the literals in a cell, none where a magic makes it no Python."""
+    try:
+        return {node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)}
+    except SyntaxError:
+        return set()
 
 
 def _option(key: str) -> str:
