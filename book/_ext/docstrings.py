@@ -16,8 +16,12 @@ from sphinx.util.typing import stringify_annotation
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register, before napoleon (priority 500) rewrites the sections."""
     app.connect("autodoc-process-docstring", as_plain_text, priority=400)
-    for joins in ("__or__", "__ror__"):
-        setattr(_MockObject, joins, either)
+    for method, shown in {
+        "__or__": either,
+        "__ror__": either,
+        "__getitem__": of,
+    }.items():
+        setattr(_MockObject, method, shown)
     return {"parallel_read_safe": True}
 
 
@@ -59,3 +63,10 @@ def either(mock: Any, other: Any) -> Any:
     """Let the type of a package that is not installed stand in a union: `Tensor | None`."""
     name = f"{mock.__name__} | {stringify_annotation(other, 'smart')}"
     return _make_subclass(name, mock.__module__)()
+
+
+def of(mock: Any, key: Any) -> Any:
+    """Let such a type have parameters: `NDArray[float64]`."""
+    keys = key if isinstance(key, tuple) else (key,)
+    inside = ", ".join(getattr(k, "__name__", str(k)) for k in keys)
+    return _make_subclass(f"{mock.__name__}[{inside}]", mock.__module__)()

@@ -25,7 +25,9 @@ def is_known(rule, html):
 @pytest.mark.parametrize("scheme", RULES)
 def test_a_page_is_accessible(open_page, address, scheme):
     page = open_page(address, color_scheme=scheme)
-    violations = Axe().run(page, options={"runOnly": RULES[scheme]}).response["violations"]
+    what = {"exclude": [["mjx-container"]]}  # MathJax's own, thousands of elements
+    how = {"runOnly": RULES[scheme], "resultTypes": ["violations"]}
+    violations = Axe().run(page, what, how).response["violations"]
     ours = [
         f"{violation['id']} ({violation['impact']}): {node['html'][:200]}"
         for violation in violations
