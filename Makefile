@@ -1,5 +1,5 @@
 # Each target makes the environment it needs; a second call finds it made.
-# Another Python: make book PYTHON=python3.12
+# Another Python: make book PYTHON=python3.12; options of Jupyter: make lab LAB=--no-browser
 PYTHON ?= python3
 .DEFAULT_GOAL := help
 .SHELLFLAGS := -ec
@@ -44,7 +44,7 @@ lab: $(DONE) ## work on copies of the chapters in _build/lab; a copy that is the
 	@printf '%s\n' 'formats = "ipynb,py:percent"' | cat - jupytext.toml > _build/lab/jupytext.toml
 	@for f in book/*.ipynb book/*.py; do \
 		test -e _build/lab/$${f#book/} || cp $$f _build/lab/; done
-	cd _build/lab && ../../.venv/bin/jupyter lab
+	cd _build/lab && ../../.venv/bin/jupyter lab $(LAB)
 
 refresh: $(DONE) ## execute all chapters anew, put them in place of the committed ones
 	@$(RUN) -m core.batch refresh

@@ -73,6 +73,7 @@ def test_a_library_file_counts_if_it_is_reached(book):
     assert stale(book) == "changed: library"
 
 
+@pytest.mark.slow
 def test_the_book_executes_once_and_renders_what_is_fresh(refreshed):
     (refreshed / "_config.yml").write_text(CONFIG)
     committed = (refreshed / "book" / "tiny.ipynb").read_bytes()

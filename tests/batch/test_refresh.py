@@ -11,8 +11,9 @@ from core.batch.check import problems
 NOISY = """\
 import sys, time
 
-print(time.time(), file=sys.stderr)
 print("one", flush=True)
+time.sleep(0.05)
+print(time.time(), file=sys.stderr, flush=True)
 time.sleep(0.05)
 print("two", flush=True)\
 """
@@ -23,6 +24,9 @@ def test_twice_gives_the_same_bytes_and_leaves_the_files_alone(book):
     assert batch(book, "refresh").returncode == 0
     folder = book / "book"
     first, times = everything_in(folder), {p: os.stat(p).st_mtime_ns for p in folder.iterdir()}
+    assert (
+        '"one\\n",\n      "two\\n"' in (folder / "tiny.ipynb").read_text()
+    )  # not cut by the clock
     fresh = (book / "_build" / "run" / "tiny.ipynb").read_bytes()
 
     again = batch(book, "refresh", "tiny")
