@@ -56,11 +56,15 @@ def html(tmp_path_factory):
     return out / "_build" / "html"
 
 
+def find_chromium():
+    """The executable, None where there is none; CHROMIUM names one that is not on the path."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
 @pytest.fixture(scope="session")
 def chromium():
-    """A running Chromium; CHROMIUM names one that is not on the path."""
-    named = os.environ.get("CHROMIUM")
-    found = named or next(filter(None, map(shutil.which, BROWSERS)), None)
+    """A running Chromium."""
+    found = find_chromium()
     if found is None:
         pytest.skip("no Chromium on the path: install it, or set CHROMIUM to its executable")
     with sync_playwright() as playwright:
