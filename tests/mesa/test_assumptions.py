@@ -89,12 +89,12 @@ def test_standard_errors_cover():
     def covered(estimates, value):
         return np.mean([abs(v - value) <= 2 * error for v, error in estimates])
 
-    # 95 % of 300: one standard error is 1.3 %, allow four below
+    # 95 % of 300: one standard error is 1.3 %, allow four below; never to miss is too wide
     for name, value in truth.items():
-        assert covered([getattr(r, name) for r in reports], value) > 0.95 - 0.05, name
+        assert 0.95 - 0.05 < covered([getattr(r, name) for r in reports], value) < 1, name
     for i, value in enumerate(start.kappas):
         estimates = [(r.kappas[i], r.kappa_errors[i]) for r in reports]
-        assert covered(estimates, value) > 0.95 - 0.05, f"kappa{i}"
+        assert 0.95 - 0.05 < covered(estimates, value) < 1, f"kappa{i}"
 
 
 def test_heavy_tails_are_announced():

@@ -16,9 +16,10 @@ def generator(seed=0):
 @pytest.mark.parametrize(("N", "T", "d"), [(1, 3, 1), (4, 7, 3), (2, 100, 5)])
 def test_sequences_satisfy_the_recursion(N, T, d):
     theta = sample_phases(N, d, generator())
-    x = sequences(gaussian(d).draw(N, generator(1)), theta, T)
+    x_1 = gaussian(d).draw(N, generator(1))
+    x = sequences(x_1, theta, T)
     W = torch.diag_embed(torch.exp(1j * theta))
-    stepped = [x[:, 0]]
+    stepped = [x_1 + 0j]
     for _ in range(T - 1):
         stepped.append((W @ stepped[-1][..., None])[..., 0])
     # T products of modulus one round by about T eps each
