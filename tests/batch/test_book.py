@@ -78,10 +78,10 @@ def test_the_book_executes_once_and_renders_what_is_fresh(refreshed):
     (refreshed / "_config.yml").write_text(CONFIG)
     committed = (refreshed / "book" / "tiny.ipynb").read_bytes()
     edit(refreshed / "book" / "tiny.py", '"here": f"{mean:.1f}"', '"here": f"{mean:.2f}"')
-    edit(refreshed / "book" / "intro.md", "#tiny-e1", "#nowhere")
+    edit(refreshed / "book" / "intro.md", "See", "{nowhere}`x` See")
 
     first, second = batch(refreshed, "book"), batch(refreshed, "book")
-    edit(refreshed / "book" / "intro.md", "#nowhere", "#tiny-e1")
+    edit(refreshed / "book" / "intro.md", "{nowhere}`x` See", "See")
     third = batch(refreshed, "book")
 
     assert "tiny: changed: source\ntiny: done in" in first.stdout
