@@ -60,9 +60,10 @@ from core.mesa.moments import (
     ternary,
     uniform,
 )
-from core.mesa.population import Population, diagonal_weights, gaussian_weights
+from core.mesa.population import Population
 from core.mesa.process import sample_phases, sample_sequences, sequences
 from core.mesa.published import INITS, published_runs
+from core.mesa.quadratic import diagonal_weights, gaussian_weights
 from core.mesa.regression import (
     best_step,
     one_step_predict,
@@ -168,7 +169,7 @@ ledger.record(
     "Lemma 5.2, App. A.2.2",
     "under Assumptions 3.1 and 4.1 only the two diagonals have a gradient",
     paper="every other gradient is zero",
-    here=f"{stray} for six symmetric starts; assumption missing: E[x_j³x_r³] = 0",
+    here=f"{stray} for six symmetric starts; assumption missing: E[xⱼ³xᵣ³] = 0",
     verdict="corrected" if lemma_stands and moment_missing else "not seen",
     expected="corrected",
 )
@@ -422,7 +423,7 @@ ledger.record(
 # (mesa-e5)=
 # (mesa-e6)=
 
-# %% tags=["hide-input"]
+# %%
 ab = normal.flow.limit
 theta = sample_phases(50, d, generator)
 x = sequences(gaussian(d).draw(50, generator), theta, 30)
@@ -929,7 +930,7 @@ ledger.not_tried(
     "App. B",
     "all experiments take one hour on one RTX 3090",
     paper="one hour",
-    needs="that card; on the exact loss the runs of Figures 1 to 3 take a second",
+    needs="that card and its hour; the exact loss needs neither",
 )
 
 # %% [markdown]

@@ -6,8 +6,9 @@ import torch
 
 from core.mesa.band import diagonal_fit, finite_sample_band
 from core.mesa.moments import all_ones, gaussian, rademacher, sparse, ternary, uniform
-from core.mesa.population import Population, diagonal_weights
+from core.mesa.population import Population
 from core.mesa.process import sample_sequences
+from core.mesa.quadratic import diagonal_weights
 from core.mesa.sampled import SampledLoss
 
 T, D = 8, 2

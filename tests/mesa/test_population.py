@@ -18,8 +18,9 @@ from core.mesa.moments import (
     ternary,
     uniform,
 )
-from core.mesa.population import Population, Weights, diagonal_weights, gaussian_weights
+from core.mesa.population import Population
 from core.mesa.published import INITS, published_runs
+from core.mesa.quadratic import Weights, diagonal_weights, gaussian_weights
 from core.mesa.symmetric import off_diagonal_gradient
 
 SKEWED = independent(  # 2 with probability 1/3, else -1: mean zero, third moment 2

@@ -7,8 +7,9 @@ import torch
 from core.mesa.band import finite_sample_band
 from core.mesa.lsa import LinearSelfAttention, loss_and_gradient
 from core.mesa.moments import all_ones, gaussian, sparse
-from core.mesa.population import Population, diagonal_weights
+from core.mesa.population import Population
 from core.mesa.process import sample_sequences
+from core.mesa.quadratic import diagonal_weights
 from core.mesa.sampled import SampledLoss, train, weights_of
 
 

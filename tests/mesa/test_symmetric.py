@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from core.mesa.moments import all_ones
-from core.mesa.population import Population, diagonal_weights
+from core.mesa.population import Population
+from core.mesa.quadratic import diagonal_weights
 from core.mesa.symmetric import SymmetricLoss, SymmetricWeights
 
 

@@ -17,7 +17,11 @@ from core.mesa.moments import Kappas
 
 
 def mean_ratio(kappas: Kappas, ab: float) -> float:
-    """Return E[y_hat_j / y_j], the same at every test length (Proposition 4.1)."""
+    """Return E[y_hat_j / y_j], the same at every test length (Proposition 4.1).
+
+    For starts whose coordinates are never zero. Where they are zero with some probability, so is
+    y_j, and the mean over the others is this over the probability of not being zero.
+    """
     return ab * kappas.check().k0
 
 

@@ -113,7 +113,7 @@ class Start:
 
 
 def _exponent_patterns(order: int) -> list[Exponents]:
-    """Return every tuple of positive exponents, descending, that sums to at most `order`, low orders first."""
+    """Return the descending tuples of positive exponents of sum <= `order`, low orders first."""
     patterns: list[Exponents] = []
 
     def extend(head: Exponents, room: int) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 
 from core.mesa.flow import ReducedFlow
 from core.mesa.moments import Start, gaussian, sparse
-from core.mesa.population import Matrix, Population, diagonal_weights
+from core.mesa.population import Population
+from core.mesa.quadratic import Matrix, QuadraticLoss, diagonal_weights
 
 INITS = ((0.1, 0.1), (0.5, 1.5), (2.0, 2.0))
 """(a0, b0) of Assumption 3.1, as in every figure."""
@@ -45,7 +46,7 @@ class Run:
         tau = self.lr * np.arange(self.epochs + 1)
         return np.transpose([np.multiply(*self.flow.solve(*init, tau)) for init in INITS])
 
-    def train(self, loss: Population | None = None) -> Matrix:
+    def train(self, loss: QuadraticLoss | None = None) -> Matrix:
         """Train all 6 d^2 parameters by gradient descent.
 
         Args:

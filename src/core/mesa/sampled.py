@@ -1,13 +1,9 @@
 r"""Training on sampled sequences, as the paper's experiments do: full-batch gradient descent.
 
-Two ways, both exact. `train` passes over the sequences at every step. But the prediction is linear
-in V[j, pqr] = W_PV[j, p] W_KQ[q, r], so the loss of N sequences has the form of the population loss
-(`core.mesa.population`), with means over the sequences in place of expectations:
-
-    L = c0 - <C, V> + 1/2 sum_j V_j^T Q V_j,
-    Q = mean_n sum_t Re Phi_t Phi_t^*,    Phi_t[pqr] = S_t[p, q] e_t[r]
-
-`SampledLoss` sums Q and C once. After that a step costs d (2d)^6 multiplications, whatever N and T.
+Two ways, both exact. `train` passes over the sequences at every step. But the loss of N sequences
+is quadratic in W_PV (x) W_KQ (`core.mesa.quadratic`), with means over the sequences in place of
+expectations: `SampledLoss` sums Q and C once, and after that a step costs d (2d)^6 multiplications,
+whatever N and T.
 
 Source: arXiv:2405.16845v2, Eq. (2), Section 6, Theorem 4.3.
 """
@@ -18,7 +14,7 @@ import torch
 from torch import Tensor
 
 from core.mesa.lsa import BLOCK, LinearSelfAttention, check_sequences, loss_and_gradient, states
-from core.mesa.population import Population, Weights
+from core.mesa.quadratic import QuadraticLoss, Weights
 
 ROWS = 4096
 """Rows of Phi summed at once, at most (one sequence at least)."""
@@ -33,11 +29,10 @@ class History(NamedTuple):
     """`[steps + 1, d]` products of the two diagonals."""
 
 
-class SampledLoss(Population):
+class SampledLoss(QuadraticLoss):
     """The loss of Eq. (2) on N sequences, as a function of real weights.
 
-    `loss`, `gradient`, `descend`, `hessian` and `sharpness` are those of `Population`: only Q, C
-    and c0 come from sequences here. Q has (2d)^6 entries: 8 MB at d = 5, 0.5 GB at d = 10.
+    Q has (2d)^6 entries: 8 MB at d = 5, 0.5 GB at d = 10.
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -52,16 +47,16 @@ class SampledLoss(Population):
             ValueError: the shape does not fit, or a value is not finite.
         """
         check_sequences(x, x.shape[-1])
-        N, self.T, self.d = x.shape
-        n = (2 * self.d) ** 3
+        N, T, d = x.shape
+        n = (2 * d) ** 3
         Q = torch.zeros(n, n, dtype=x.real.dtype, device=x.device)
-        C = torch.zeros(self.d, n, dtype=x.real.dtype, device=x.device)
-        for part in x.split(max(1, ROWS // (2 * (self.T - 2)))):
+        C = torch.zeros(d, n, dtype=x.real.dtype, device=x.device)
+        for part in x.split(max(1, ROWS // (2 * (T - 2)))):
             Phi = _features(part)
             Q.addmm_(Phi.mT, Phi)
             C.addmm_(_real_rows(part[:, 2:]).mT, Phi)
-        self.Q, self.C = (Q / N).cpu().numpy(), (C / N).cpu().numpy()
-        self.c0 = float(0.5 * x[:, 2:].abs().square().sum() / N)
+        c0 = float(0.5 * x[:, 2:].abs().square().sum() / N)
+        super().__init__(d, T, (Q / N).cpu().numpy(), (C / N).cpu().numpy(), c0)
 
 
 def _features(x: Tensor) -> Tensor:

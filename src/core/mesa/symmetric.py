@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from core.mesa.population import Matrix, Population, Weights, diagonal_weights
+from core.mesa.population import Population
+from core.mesa.quadratic import Matrix, Weights, diagonal_weights
 
 
 class SymmetricWeights(NamedTuple):
