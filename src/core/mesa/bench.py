@@ -31,7 +31,7 @@ Comparison = dict[str, float | str]
 
 D, T, EPOCHS, LR = 5, 100, 200, 1e-5
 PAPER_SECONDS = 3600.0
-"""'All experiments within one hour' on an RTX 3090 (arXiv:2405.16845v2, Section 6)."""
+"""All experiments "on a single GeForce RTX 3090 GPU in one hour" (arXiv:2405.16845v2, App. B.1)."""
 
 
 class Cost(NamedTuple):
