@@ -32,21 +32,24 @@ def as_plain_text(
     shown: list[str] = []
     formula = False
     for line in lines:
-        starts = not shown or not shown[-1].strip()
         indented = line.startswith("    ")
-        if indented and starts and not formula and is_prose(shown):
-            shown += ["::", ""]
+        if indented and not formula and follows_prose(shown):
+            shown += [] if shown[-2].endswith("::") else ["::", ""]
             formula = True
         formula = formula and (indented or not line.strip())
         shown.append(line if formula else without_markup(line))
-    # napoleon takes what stands before a colon in an attribute's first line for its type
-    lines[:] = ["", *shown] if what in ("attribute", "data", "property") else shown
+    # napoleon takes what stands before a colon in an attribute's first line for its type:
+    # an empty comment is a first line without one
+    lines[:] = (
+        ["..", "", *shown] if what in ("attribute", "data", "property") else shown
+    )
 
 
-def is_prose(above: list[str]) -> bool:
-    """Return whether the last paragraph is plain text, not the body of a section."""
-    last = next((line for line in reversed(above) if line.strip()), " ")
-    return not last.startswith(" ")
+def follows_prose(above: list[str]) -> bool:
+    """Return whether a blank line stands above, and over it plain text, no body of a section."""
+    if len(above) < 2 or above[-1].strip():
+        return False
+    return bool(above[-2].strip()) and not above[-2].startswith(" ")
 
 
 def without_markup(line: str) -> str:
