@@ -56,7 +56,6 @@ def test_an_attribute_begins_without_a_colon(ext):
 def test_a_type_that_is_not_installed_joins_and_has_parameters(ext):
     ext.setup(SimpleNamespace(connect=lambda *event, priority: None))
     torch: Any = _MockModule("torch")
-    joined: Any = int | torch.Tensor
     assert (torch.Tensor | None).__name__ == "Tensor | None"
-    assert joined.__name__ == "Tensor | int"
+    assert torch.Tensor.__ror__(int).__name__ == "Tensor | int"
     assert torch.NDArray[int].__name__ == "NDArray[int]"
