@@ -21,6 +21,10 @@ def ext():
     return module
 
 
+def not_installed(package) -> Any:
+    return _MockModule(package)
+
+
 def shown(ext, text, what="function"):
     lines = text.splitlines()
     ext.as_plain_text(None, what, "name", None, None, lines)
@@ -55,7 +59,7 @@ def test_an_attribute_begins_without_a_colon(ext):
 
 def test_a_type_that_is_not_installed_joins_and_has_parameters(ext):
     ext.setup(SimpleNamespace(connect=lambda *event, priority: None))
-    torch: Any = _MockModule("torch")
+    torch = not_installed("torch")
     assert (torch.Tensor | None).__name__ == "Tensor | None"
-    assert torch.Tensor.__ror__(int).__name__ == "Tensor | int"
+    assert (int | torch.Tensor).__name__ == "Tensor | int"
     assert torch.NDArray[int].__name__ == "NDArray[int]"
