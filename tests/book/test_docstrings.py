@@ -21,8 +21,8 @@ def ext():
     return module
 
 
-def not_installed(package) -> Any:
-    return _MockModule(package)
+def name_of(annotation: Any) -> str:
+    return annotation.__name__
 
 
 def shown(ext, text, what="function"):
@@ -59,7 +59,7 @@ def test_an_attribute_begins_without_a_colon(ext):
 
 def test_a_type_that_is_not_installed_joins_and_has_parameters(ext):
     ext.setup(SimpleNamespace(connect=lambda *event, priority: None))
-    torch = not_installed("torch")
-    assert (torch.Tensor | None).__name__ == "Tensor | None"
-    assert (int | torch.Tensor).__name__ == "Tensor | int"
-    assert torch.NDArray[int].__name__ == "NDArray[int]"
+    torch: Any = _MockModule("torch")
+    assert name_of(torch.Tensor | None) == "Tensor | None"
+    assert name_of(int | torch.Tensor) == "Tensor | int"
+    assert name_of(torch.NDArray[int]) == "NDArray[int]"
