@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tiny_book import add_cell, batch, edit
+from tiny_book import add_cell, batch, batch_process, edit
 
 from core.batch.book import differences, fresh_job, why_stale
 from core.batch.chapters import find_chapters
@@ -65,7 +65,7 @@ def test_a_library_file_counts_if_it_is_reached(book):
         (package / f"{name}.py").write_text("")
     add_cell(book, "import lib.used")
     environment = {"PYTHONPATH": str(book / "src")}
-    assert batch(book, "refresh", env=environment).returncode == 0
+    assert batch_process(book, "refresh", env=environment).returncode == 0
     assert stale(book) is None
     (package / "unused.py").write_text("x = 1\n")
     assert stale(book) is None

@@ -1,7 +1,7 @@
 """What the command line refuses, in one line and with nothing written; and what it lists."""
 
 import pytest
-from tiny_book import batch, everything_in
+from tiny_book import batch_process, everything_in
 
 from core.batch.cli import main
 
@@ -57,7 +57,7 @@ def test_away_from_a_book_it_says_where_to_go(tmp_path, monkeypatch, capsys):
 
 
 def test_the_process_ends_with_the_exit_code(book):
-    ended = batch(book, "run", "nosuch")
+    ended = batch_process(book, "run", "nosuch")
     assert ended.returncode == 2
     assert ended.stderr == "refused: unknown chapter 'nosuch': the book has tiny\n"
 

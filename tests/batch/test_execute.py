@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny_book import add_cell, batch, everything_in
+from tiny_book import add_cell, batch, batch_process, everything_in
 
 from core.batch.chapters import find_chapters
 from core.batch.execute import Job, execute
@@ -157,7 +157,7 @@ def test_a_full_disk_leaves_the_result_alone(book, once):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    ended = batch(book, "run", "tiny", "--out", "out", preexec_fn=small_files)
+    ended = batch_process(book, "run", "tiny", "--out", "out", preexec_fn=small_files)
 
     assert ended.returncode == 1
     assert "File too large" in ended.stdout

@@ -1,9 +1,14 @@
 """A tiny book to execute: one chapter, one claim, no torch."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
+
+from core.batch.cli import main
 
 HEADER = """\
 # ---
@@ -102,18 +107,30 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def batch(root: Path, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
-    """Run `python -m core.batch` in the book and return what came of it."""
+class Ended(NamedTuple):
+    """What came of a command."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def batch(root: Path, *arguments: str) -> Ended:
+    """Do in the book what `python -m core.batch` does, in this process, and so at once."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(root), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(list(arguments))
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+def batch_process(root: Path, *arguments: str, **options) -> Ended:
+    """Run `python -m core.batch` in the book, in a process of its own."""
     options["env"] = {**os.environ, **options.pop("env", {})}
-    return subprocess.run(
-        [sys.executable, "-m", "core.batch", *arguments],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        **options,
+    command = [sys.executable, "-m", "core.batch", *arguments]
+    done = subprocess.run(
+        command, cwd=root, capture_output=True, text=True, check=False, timeout=120, **options
     )
+    return Ended(done.returncode, done.stdout, done.stderr)
 
 
 def everything_in(folder: Path) -> dict[str, bytes]:
