@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import platform
 import socket
 import subprocess
@@ -60,7 +61,10 @@ def test_versions_are_those_that_are_imported():
     assert provenance(Path())["python"] == platform.python_version()
 
 
-@pytest.mark.parametrize(("said", "threads"), [("3", 3), ("", None), ("2,1", None)])
+CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+
+
+@pytest.mark.parametrize(("said", "threads"), [("3", 3), ("", CORES), ("2,1", CORES)])
 def test_threads_are_what_the_environment_says(monkeypatch, said, threads):
     monkeypatch.setenv("OMP_NUM_THREADS", said)
     assert provenance(Path())["threads"] == threads

@@ -41,7 +41,7 @@ def provenance(root: Path) -> dict[str, Any]:
     Returns:
         `commit` and `dirty` (both None outside git), `python`, `packages` (name -> version of those
         installed), `platform`, `device`, `cpu`, `cores` (usable ones), `threads` (what
-        OMP_NUM_THREADS says, None where it is not set).
+        OMP_NUM_THREADS says, else as many as there are usable cores, as the libraries do).
     """
     return {
         "commit": _git(root, "rev-parse", "HEAD"),
@@ -108,6 +108,6 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _threads() -> int | None:
+def _threads() -> int:
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    return int(threads) if threads.isdigit() else None
+    return int(threads) if threads.isdigit() else _usable_cores()
