@@ -754,7 +754,7 @@ quote("mesa-train-sequences", train_sequences)
 quote("mesa-band", bands["Gaussian"].standard_error / bands["Gaussian"].limit)
 quote("mesa-band-paper", of_paper.standard_error / of_paper.limit)
 
-# %% mystnb={"figure": {"caption": "Training on {glue:text}`mesa-train-sequences:,` sampled sequences: the mean of $a_j b_j$ (dots) beside the closed form for infinitely many (lines). Shaded: where the limit of such a sample is predicted, ±2 standard errors.", "name": "mesa-sampled"}, "image": {"alt": "Two panels; dots follow the lines and end inside a shaded band for the Gaussian start, on the line for the sparse one."}}
+# %% mystnb={"figure": {"caption": "Training on {glue:text}`mesa-train-sequences:,` sampled sequences: the mean of $a_j b_j$ (dots) beside the closed form for infinitely many (lines). Shaded: where the limit of such a sample is predicted, $\\pm 2$ standard errors.", "name": "mesa-sampled"}, "image": {"alt": "Two panels; dots follow the lines and end inside a shaded band for the Gaussian start, on the line for the sparse one."}}
 fig, axes = figure(columns=2, height=3.2)
 for ax, (law, run) in zip(axes, pair.items(), strict=True):
     limit, bias, error = bands[law]
@@ -813,7 +813,7 @@ with torch.no_grad():
     deep = [stack(fresh) for stack in stacks]
 quote("mesa-depth-steps", depth_steps)
 
-# %% mystnb={"figure": {"caption": "Median relative error of trained stacks of one, two and three linear attention layers on a Gaussian start, against the length of the context; bands are ±2 standard errors. Dashed: the exact optimum of one layer.", "name": "mesa-depth"}, "image": {"alt": "Curves of error against context length: one layer lies on the dashed optimum, two and three layers lie well below it."}}
+# %% mystnb={"figure": {"caption": "Median relative error of trained stacks of one, two and three linear attention layers on a Gaussian start, against the length of the context; bands are $\\pm 2$ standard errors. Dashed: the exact optimum of one layer.", "name": "mesa-depth"}, "image": {"alt": "Curves of error against context length: one layer lies on the dashed optimum, two and three layers lie well below it."}}
 fig, (ax,) = figure()
 for layers, y in enumerate([best_one, *deep]):
     estimates = [
