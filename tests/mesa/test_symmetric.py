@@ -6,7 +6,7 @@ import pytest
 from core.mesa.moments import all_ones
 from core.mesa.population import Population
 from core.mesa.quadratic import diagonal_weights
-from core.mesa.symmetric import SymmetricLoss, SymmetricWeights
+from core.mesa.symmetric import SymmetricLoss, SymmetricWeights, off_diagonal_gradient
 
 
 def test_loss_and_gradient_are_the_engines(rng):
@@ -35,13 +35,33 @@ def test_the_limit_is_where_training_all_parameters_ends():
     assert np.abs(population.gradient(expected).W_KQ).max() < 1e-8
 
 
-def test_the_preconditioner_names_two_eigenvalues():
+def test_the_preconditioner_names_the_eigenvalues_of_both_blocks():
     z = SymmetricWeights(0.9, -0.03, 0.92, -0.05)
-    bulk, ones = z.preconditioner(5)
-    values = np.linalg.eigvalsh(z.full(5).W32)
-    assert values == pytest.approx([ones, bulk, bulk, bulk, bulk])
+    for block, (bulk, ones) in zip(z.full(5), z.preconditioner(5), strict=True):
+        matrix = block[-5:, :5]  # W12 fills the first half of W_PV, W32 the lower left of W_KQ
+        values = np.linalg.eigvalsh(matrix)
+        assert values == pytest.approx([ones, bulk, bulk, bulk, bulk])
 
 
-def test_one_coordinate_has_no_off_diagonal():
-    with pytest.raises(ValueError, match="want d >= 2"):
-        SymmetricLoss(Population(all_ones(1), 5)).flow_limit(0.1, 0.1)
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: SymmetricLoss(Population(all_ones(1), 5)), "want d >= 2"),
+        (lambda: SymmetricWeights(1, 0, 1, 0).full(0), "got d = 0"),
+        (lambda: SymmetricWeights(1, 0, 1, 0).preconditioner(0), "got d = 0"),
+        (lambda: SymmetricWeights(np.nan, 0, 1, 0).full(3), "want finite weights"),
+        (lambda: off_diagonal_gradient(3, 2, 0.1, 0.1), "want T >= 3"),
+        (lambda: off_diagonal_gradient(1, 9, 0.1, 0.1), "want d >= 2"),
+        (lambda: off_diagonal_gradient(3, 9, np.nan, 0.1), "want finite a"),
+        (lambda: small_loss().loss(SymmetricWeights(np.inf, 0, 1, 0)), "want finite"),
+        (lambda: small_loss().gradient(SymmetricWeights(0, np.nan, 1, 0)), "want finite"),
+        (lambda: small_loss().flow_limit(np.nan, 0.1), "want finite a0"),
+    ],
+)
+def test_bad_input_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def small_loss():
+    return SymmetricLoss(Population(all_ones(2), 4))

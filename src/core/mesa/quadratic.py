@@ -21,6 +21,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from core.mesa.checks import at_least, finite, positive, training_length
+
 Matrix = NDArray[np.float64]
 
 
@@ -65,7 +67,13 @@ class Weights(NamedTuple):
 
 
 def diagonal_weights(d: int, a: float, b: float) -> Weights:
-    """Return W_32^{KQ} = a I, W_12^{PV} = b I, all else zero (Assumption 3.1)."""
+    """Return W_32^{KQ} = a I, W_12^{PV} = b I, all else zero (Assumption 3.1).
+
+    Raises:
+        ValueError: d is not an integer >= 1, or a or b is not finite.
+    """
+    at_least(1, d=d)
+    finite(a=a, b=b)
     weights = Weights(np.zeros((d, 2 * d)), np.zeros((2 * d, 2 * d)))
     weights.W12[:] = b * np.eye(d)
     weights.W32[:] = a * np.eye(d)
@@ -73,9 +81,13 @@ def diagonal_weights(d: int, a: float, b: float) -> Weights:
 
 
 def gaussian_weights(d: int, sigma_w: float, rng: np.random.Generator) -> Weights:
-    """Return all 6 d^2 weights drawn from N(0, sigma_w^2), as in Figures 5 and 6."""
-    if not (np.isfinite(sigma_w) and sigma_w > 0):
-        raise ValueError(f"want a finite sigma_w > 0, got {sigma_w}")
+    """Return all 6 d^2 weights drawn from N(0, sigma_w^2), as in Figures 5 and 6.
+
+    Raises:
+        ValueError: d is not an integer >= 1, or sigma_w is not finite and above zero.
+    """
+    at_least(1, d=d)
+    positive(sigma_w=sigma_w)
     return Weights(
         sigma_w * rng.standard_normal((d, 2 * d)), sigma_w * rng.standard_normal((2 * d, 2 * d))
     )
@@ -93,7 +105,18 @@ class QuadraticLoss:
             Q: `[(2d)^3, (2d)^3]`, symmetric, dense or sparse.
             C: `[d, (2d)^3]`.
             c0: the loss of zero weights.
+
+        Raises:
+            ValueError: the shapes do not fit d, or a coefficient is not finite.
         """
+        at_least(1, d=d)
+        training_length(T)
+        n = (2 * d) ** 3
+        if Q.shape != (n, n) or C.shape != (d, n):
+            raise ValueError(
+                f"want Q {(n, n)} and C {(d, n)} for d = {d}, got {Q.shape} and {C.shape}"
+            )
+        finite(Q=Q.data if isinstance(Q, sp.csr_array) else Q, C=C, c0=c0)
         self.d, self.T, self.Q, self.C, self.c0 = d, T, Q, C, c0
 
     def loss(self, weights: Weights) -> float:
@@ -119,8 +142,8 @@ class QuadraticLoss:
         Raises:
             ValueError: lr or steps is no step, or the weights have ceased to be finite.
         """
-        if not lr > 0 or steps < 0:
-            raise ValueError(f"want lr > 0 and steps >= 0, got lr = {lr}, steps = {steps}")
+        positive(lr=lr)
+        at_least(0, steps=steps)
         self._check(weights)
         yield weights
         for step in range(steps):

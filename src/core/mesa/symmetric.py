@@ -15,8 +15,25 @@ from typing import NamedTuple
 import numpy as np
 from scipy.integrate import solve_ivp
 
+from core.mesa.checks import at_least, finite, training_length
 from core.mesa.population import Population
 from core.mesa.quadratic import Matrix, Weights, diagonal_weights
+
+
+class Eigenvalues(NamedTuple):
+    """Of alpha I + beta J."""
+
+    bulk: float
+    """On differences of coordinates: alpha, d - 1 times."""
+    ones: float
+    """On the all-ones vector: alpha + d beta, once."""
+
+
+class Preconditioner(NamedTuple):
+    """What the two blocks do to the gradient step: each scales two subspaces."""
+
+    W12: Eigenvalues
+    W32: Eigenvalues
 
 
 class SymmetricWeights(NamedTuple):
@@ -28,23 +45,44 @@ class SymmetricWeights(NamedTuple):
     W32_off: float
 
     def full(self, d: int) -> Weights:
-        """Return all 6 d^2 weights."""
+        """Return all 6 d^2 weights.
+
+        Raises:
+            ValueError: d is not an integer >= 1, or an entry is not finite.
+        """
+        finite(weights=self)
         weights = diagonal_weights(d, self.W32_diag, self.W12_diag)
         off = 1 - np.eye(d)
         weights.W12[:] += self.W12_off * off
         weights.W32[:] += self.W32_off * off
         return weights
 
-    def preconditioner(self, d: int) -> tuple[float, float]:
-        """Return W_32's eigenvalues: on differences of coordinates, and on the all-ones vector."""
-        return self.W32_diag - self.W32_off, self.W32_diag + (d - 1) * self.W32_off
+    def preconditioner(self, d: int) -> Preconditioner:
+        """Return the eigenvalues of both blocks for d coordinates.
+
+        Raises:
+            ValueError: d is not an integer >= 1.
+        """
+        at_least(1, d=d)
+        return Preconditioner(
+            Eigenvalues(self.W12_diag - self.W12_off, self.W12_diag + (d - 1) * self.W12_off),
+            Eigenvalues(self.W32_diag - self.W32_off, self.W32_diag + (d - 1) * self.W32_off),
+        )
 
 
 class SymmetricLoss:
     """The population loss on permutation-symmetric weights, as a polynomial in four numbers."""
 
     def __init__(self, population: Population) -> None:
-        """Contract Q and C with the four products of I and J - I."""
+        """Contract Q and C with the four products of I and J - I.
+
+        Args:
+            population: the loss; d >= 2, so that there is an off-diagonal entry.
+
+        Raises:
+            ValueError: d < 2.
+        """
+        at_least(2, because="for weights alpha I + beta J", d=population.d)
         d = self.d = population.d
         units = [np.eye(d), 1 - np.eye(d)]
         upper = [np.hstack([u, 0 * u]) for u in units]
@@ -57,11 +95,13 @@ class SymmetricLoss:
 
     def loss(self, z: SymmetricWeights) -> float:
         """Return L of Eq. (2)."""
+        finite(weights=z)
         V = np.multiply.outer(z[:2], z[2:]).ravel()
         return float(self.c0 - self.linear @ V + V @ self.gram @ V / 2)
 
     def gradient(self, z: SymmetricWeights) -> Matrix:
         """Return the gradient of each entry of the blocks, `[4]`: the flow's negative velocity."""
+        finite(weights=z)
         V = np.multiply.outer(z[:2], z[2:]).ravel()
         slope = (self.gram @ V - self.linear).reshape(2, 2)
         entries = np.array([self.d, self.d * (self.d - 1)])  # how many share one number
@@ -74,10 +114,9 @@ class SymmetricLoss:
         fastest needs to settle (`LSODA`, relative error 1e-10).
 
         Raises:
-            ValueError: d < 2, where there is no off-diagonal entry.
+            ValueError: a0 or b0 is not finite.
         """
-        if self.d < 2:
-            raise ValueError(f"want d >= 2 for weights alpha I + beta J, got d = {self.d}")
+        finite(a0=a0, b0=b0)
         tau = 1e4 * self.d / abs(self.linear[0])
         path = solve_ivp(
             lambda _, z: -self.gradient(SymmetricWeights(*z)),
@@ -94,6 +133,12 @@ def off_diagonal_gradient(d: int, T: int, a: float, b: float) -> float:
     """Return dL/dW_32 off the diagonal at (a, b) for the all-ones start, by hand (App. A.8).
 
     sum_t [a b^2 (2(t-1) + d - 2) / (t-1)^2 - b / (t-1)]: not zero, so the diagonal is left.
+
+    Raises:
+        ValueError: d < 2, where nothing is off the diagonal, T < 3, or a or b is not finite.
     """
+    at_least(2, because="one coordinate has no off-diagonal", d=d)
+    training_length(T)
+    finite(a=a, b=b)
     n = np.arange(1, T - 1)  # t - 1
     return float((a * b**2 * (2 * n + d - 2) / n**2 - b / n).sum())
