@@ -19,11 +19,10 @@
 # *The paper* trains on 10,000 sampled sequences and proves its theorems for infinitely many. *Here*
 # the loss over infinitely many sequences is computed exactly, in all its parameters, by counting
 # lattice points: every figure of the paper takes seconds, and a statement is true, or false by a
-# number. *The scale* is the paper's own ($d = 5$, $T = 100$); only the runs on sampled sequences
-# use fewer of them.
+# number. *The scale* of what you read is the paper's own, $d = 5$ and $T = 100$; only the runs on
+# sampled sequences use fewer of them.
 #
-# Download this chapter as {download}`script <mesa.py>` or {download}`notebook <mesa.ipynb>`. It
-# takes about a minute on one core.
+# Download this chapter as {download}`script <mesa.py>` or {download}`notebook <mesa.ipynb>`.
 
 # %% tags=["parameters"]
 seed: int = 1  # base seed of everything sampled
@@ -37,14 +36,16 @@ weight_seeds: int = 3  # draws of Gaussian initial weights, for each size
 depth_steps: int = 250  # training steps of the deeper stacks
 
 # %% tags=["hide-input", "inputs"]
+from dataclasses import replace
+
 import numpy as np
 import scipy.stats
 import torch
 
-from core.lab import COLOURS, Ledger, figure, heat_maps, quote
+from core.lab import COLOURS, Ledger, choose_device, figure, heat_maps, quote
 from core.mesa import capability, measure
 from core.mesa.assumptions import check_assumptions
-from core.mesa.band import finite_sample_band
+from core.mesa.band import diagonal_fit, finite_sample_band
 from core.mesa.deep import LinearStack, train_stack
 from core.mesa.flow import ReducedFlow, harmonic
 from core.mesa.lsa import LinearSelfAttention
@@ -70,14 +71,13 @@ from core.mesa.regression import (
     one_step_relative_mse,
     sample_prompts,
 )
-from core.mesa.sampled import SampledLoss
+from core.mesa.sampled import SampledLoss, train
 from core.mesa.symmetric import SymmetricLoss, off_diagonal_gradient
 
 ledger = Ledger("mesa")
 rng = np.random.default_rng(seed)
 generator = torch.Generator().manual_seed(seed)
-cuda = torch.cuda.is_available()
-where = device if device != "auto" else "cuda" if cuda else "cpu"
+where = choose_device(device)
 
 # %% [markdown]
 # ## The loss without sampling
@@ -99,7 +99,7 @@ where = device if device != "auto" else "cuda" if cuda else "cpu"
 # $\lambda_j$ cancel. So each coefficient of the loss, a polynomial in the weights, is a *number of
 # lattice points* $(t, i, i')$ times a moment of $x_1$. {py:class}`~core.mesa.population.Population`
 # counts them once; afterwards the loss of infinitely many sequences, and its gradient in all
-# parameters, cost a tenth of a millisecond.
+# parameters, are a sparse product.
 #
 # Lemma 5.2 says what that gradient looks like under Assumption 4.1 (every moment of $x_1$ with a
 # first power in it is zero): the two diagonals move, everything else stays. For symmetric starts
@@ -121,7 +121,7 @@ where = device if device != "auto" else "cuda" if cuda else "cpu"
 # coordinate's sign has it, the Gaussian and sparse starts of the paper's experiments among them,
 # so those are unaffected.
 
-# %% tags=["remove-output"]
+# %% tags=["remove-stdout"]
 a, b = 0.5, 1.5
 at = diagonal_weights(d, a, b)
 symmetric = [gaussian(d), uniform(d), laplace(d), ternary(d), rademacher(d), sparse(d)]
@@ -148,7 +148,7 @@ quote("mesa-bent-predicted", -first_order)
 # in the theorem's own limit, so that for long contexts the theorem is right again.
 # {numref}`mesa-gradient` has three cases side by side.
 
-# %% mystnb={"figure": {"caption": "Size of the gradient of the exact loss in $W_{32}$ at $a = 0.5$, $b = 1.5$; blank is exactly zero. Under Lemma 5.2 only the diagonal may move. The middle start meets Assumption 4.1 as printed; the right one does not.", "name": "mesa-gradient"}, "image": {"alt": "Three heat maps of a square matrix: a filled diagonal on blank for the Gaussian start; for the skewed start a filled diagonal and smaller, equal entries beside it; for the all-ones start entries of one size everywhere."}}
+# %% mystnb={"figure": {"caption": "Size of the gradient of the exact loss in $W_{32}$ at $a = 0.5$, $b = 1.5$; blank is exactly zero. Under Lemma 5.2 only the diagonal may move. The middle start meets Assumption 4.1 as printed; the right one does not.", "name": "mesa-gradient"}, "image": {"alt": "Three heat maps of a square matrix: a filled diagonal on blank for the Gaussian start; for the skewed start a filled diagonal and smaller, equal entries beside it; for the all-ones start filled everywhere, the diagonal a little larger."}}
 shown = {"Gaussian": gaussian(d), "skewed": skewed, "all ones": all_ones(d)}
 gradients = {name: Population(s, T).gradient(at).W32 for name, s in shown.items()}
 heat_maps(gradients, log=True)
@@ -196,7 +196,7 @@ ledger.record(
 # {numref}`mesa-sparse-runs` are the paper's Figures 1 to 3: all $6d^2$ parameters, trained by
 # gradient descent on the exact loss with the step sizes of the public code.
 
-# %% tags=["remove-output"]
+# %% tags=["remove-stdout"]
 runs = published_runs(d, T)
 trained = [run.train() for run in runs]
 solved = [run.solve() for run in runs]
@@ -207,10 +207,18 @@ short_of = [
 ]
 quote("mesa-asymptote-gap", 1 - 5 * normal.flow.limit)
 quote("mesa-unconverged", np.max(short_of[:3]))
+off_line = np.array(
+    [
+        abs(dots - lines).max(axis=0) / run.flow.limit
+        for run, dots, lines in zip(runs, trained, solved, strict=True)
+    ]
+)
+quote("mesa-step-small", off_line[:, 0].max())
+quote("mesa-step-large", off_line[:, 1:].max())
 quote("mesa-half-predicted", normal.flow.time_to(0.5, 0.1, 0.1) / normal.lr)
 quote("mesa-half-seen", int(np.argmax(trained[1][:, 0] > normal.flow.limit / 2)))
 
-# %% mystnb={"figure": {"caption": "The product $ab$ in training on Gaussian starts with $\\sigma = 0.5, 1, 2$, from three initialisations: gradient descent on all $6d^2$ parameters (dots, every tenth epoch) and the closed form {eq}`mesa-riccati` (lines). Solid green: the exact limit. Dashed: the paper's line, $1/(5\\sigma^2)$. The mean ratio of prediction to truth is $\\sigma^2 ab$, so the paper's Figures 1b and 2 are these curves in another unit.", "name": "mesa-gaussian-runs"}, "image": {"alt": "Three panels of curves that rise or fall to one limit, slightly below a dashed line; the dots lie on the lines except in the runs from (2, 2)."}}
+# %% mystnb={"figure": {"caption": "The product $ab$ in training on Gaussian starts with $\\sigma = 0.5, 1, 2$, from three initialisations: gradient descent on all $6d^2$ parameters (dots, every tenth epoch) and the closed form {eq}`mesa-riccati` (lines). Solid green: the exact limit. Dashed: the paper's line, $1/(5\\sigma^2)$. The mean ratio of prediction to truth is $\\sigma^2 ab$, so the paper's Figures 1b and 2 are these curves in another unit.", "name": "mesa-gaussian-runs"}, "image": {"alt": "Three panels of curves that rise or fall to one limit, slightly below a dashed line; the dots lie on the lines but for the first epochs of the larger initialisations."}}
 fig, axes = figure(columns=3, height=3.2)
 for ax, run, dots, lines in zip(axes, runs[:3], trained, solved, strict=False):
     epochs = np.arange(run.epochs + 1)
@@ -218,17 +226,28 @@ for ax, run, dots, lines in zip(axes, runs[:3], trained, solved, strict=False):
     ax.plot(epochs[::10], dots[::10], "o", color=COLOURS["measured"])
     ax.axhline(run.flow.limit, color=COLOURS["limit"])
     ax.axhline(0.2 / run.start.kappas.k0, color=COLOURS["paper"], ls="--", lw=1)
-    ax.set(
-        xlabel=f"epoch, {run.start.name}", ylabel="$ab$", ylim=(0, 3 * run.flow.limit)
-    )
+    ax.set(xlabel=f"epoch, {run.start.name}", ylabel="$ab$")
+    ax.set_ylim(0, 3 * run.flow.limit)
 
 # %% [markdown]
 # The dashed lines are limits for $T \to \infty$: at this $T$ the exact limit is
 # {glue:text}`mesa-asymptote-gap:.1%` lower. Not every published run has arrived, either: the
-# slowest Gaussian one ends {glue:text}`mesa-unconverged:.1%` short. The dots leave the lines only in
-# runs from $(2, 2)$, whose first steps are not small.
+# slowest Gaussian one ends {glue:text}`mesa-unconverged:.1%` short. From $(0.1, 0.1)$ the dots stay
+# within {glue:text}`mesa-step-small:.1%` of the limit from the lines; the larger initialisations
+# leave them in their first steps, which are not small, by up to {glue:text}`mesa-step-large:.1f`
+# times the limit.
 
-# %% mystnb={"figure": {"caption": "The same for the sparse starts of Example 4.1 with $c = 0.5, 1, 2$ (the paper's Figures 1c, 1d and 3): relative error of the prediction, $(1 - c^2 ab)^2$ at every test length. It falls to zero in straight lines, at twice the rate of {eq}`mesa-riccati`.", "name": "mesa-sparse-runs"}, "image": {"alt": "Three panels with a logarithmic error axis; from each start the error falls along a straight line."}}
+# %% mystnb={"figure": {"caption": "The same for the sparse starts of Example 4.1 with $c = 0.5, 1, 2$ (the paper's Figures 1c and 3). Here the limit $1/c^2$ is exact at every $T$, and the paper's dashed line is the green one.", "name": "mesa-sparse-runs"}, "image": {"alt": "Three panels of curves that rise or fall to one limit, each with dots on the lines but for the first epochs of the larger initialisations."}}
+fig, axes = figure(columns=3, height=3.2)
+for ax, run, dots, lines in zip(axes, runs[3:], trained[3:], solved[3:], strict=True):
+    epochs = np.arange(run.epochs + 1)
+    ax.plot(epochs, lines, color=COLOURS["exact"])
+    ax.plot(epochs[::10], dots[::10], "o", color=COLOURS["measured"])
+    ax.axhline(run.flow.limit, color=COLOURS["limit"])
+    ax.set(xlabel=f"epoch, {run.start.name}", ylabel="$ab$")
+    ax.set_ylim(0, 2.5 * run.flow.limit)
+
+# %% mystnb={"figure": {"caption": "Relative error of the prediction for the same starts (the paper's Figures 1d and 3): $(1 - c^2 ab)^2$ at every test length. It falls to zero in straight lines, at twice the rate of {eq}`mesa-riccati`.", "name": "mesa-sparse-errors"}, "image": {"alt": "Three panels with a logarithmic error axis; from each start the error falls along a straight line in the end."}}
 fig, axes = figure(columns=3, height=3.2)
 for ax, run, dots, lines in zip(axes, runs[3:], trained[3:], solved[3:], strict=True):
     epochs = np.arange(run.epochs + 1)
@@ -240,8 +259,9 @@ for ax, run, dots, lines in zip(axes, runs[3:], trained[3:], solved[3:], strict=
 # %% [markdown]
 # The closed form has a clock: from $(0.1, 0.1)$ on $\mathcal{N}(0, I)$ it puts the half-way mark at
 # epoch {glue:text}`mesa-half-predicted:.1f`; {glue:text}`mesa-half-seen` is the first epoch at which
-# the layer is past it. Theorem 4.1 gives the limit at every $T$, not only long ones; we train all
-# parameters to the end for each start, and at $d = T = 5$, the short context of the paper's Figure 4.
+# the layer is past it. Theorem 4.1 gives the limit at every $T$, not only long ones: we train all
+# parameters to the end for each start, and at $d = T = 5$, the short context of the paper's Figure 4
+# ({numref}`mesa-short`).
 #
 # (mesa-e2)=
 
@@ -262,6 +282,10 @@ ledger.record(
     expected="holds",
 )
 
+# %% mystnb={"figure": {"caption": "The paper's Figure 4: weights at the end of training with $d = T = 5$ on $\\mathcal{N}(0, I)$, from $a_0 = 0.5$, $b_0 = 1.5$. Only the diagonals of $W_{12}$ (left half of $W^{PV}$) and $W_{32}$ (lower left block of $W^{KQ}$) are not zero.", "name": "mesa-short"}, "image": {"alt": "Two heat maps: W_PV with a diagonal in its left half, W_KQ with a diagonal in its lower left block, all else blank."}}
+*_, end = brief[0].descend(diagonal_weights(5, 0.5, 1.5), lr=5e-3, steps=2000)
+heat_maps({"$W^{PV}$": end.W_PV, "$W^{KQ}$": end.W_KQ}, height=3.0)
+
 # %% [markdown]
 # Where on the hyperbola $ab = c_2/c_1$ training ends is decided at its start, by the conserved
 # $c = a^2 - b^2$; the product is not.
@@ -280,7 +304,7 @@ ledger.record(
     "another initialisation leads to other (a, b) with the same product",
     paper="stated",
     here=f"a ends at {ends[0, 0]:.3f} and {ends[1, 0]:.3f}; products within {spread:.0e}",
-    verdict="holds" if same_product and np.ptp(ends[:, 0]) > 0.1 else "not seen",
+    verdict="holds" if same_product and np.ptp(ends[:, 0]) > 1e-6 else "not seen",
     expected="holds",
 )
 
@@ -334,7 +358,7 @@ ledger.record(
 # steps $10^{-4}$ and $2 \cdot 10^{-6}$. That is harmless: it lasts a few epochs, and an exact
 # gradient never leaves the diagonals.
 
-# %% tags=["remove-output"]
+# %% tags=["remove-stdout"]
 sharpness = normal.population.sharpness
 sharper = [
     sharpness(diagonal_weights(d, *end)) * normal.flow.largest_stable_step(*init) / 2
@@ -352,59 +376,73 @@ quote("mesa-edge-two", edges[1] * (T - 2) / 98)
 # Assumption 3.1 starts from diagonal weights. The paper tries Gaussian ones as well (Figures 5 and
 # 6) and reports that the weights differ, "keep the same diagonal structure", and test the same.
 # The exact loss says why. Its only term linear in $W^{PV} \otimes W^{KQ}$ pairs the $d$ entries
-# $(W_{12})_{jj}$ with $(W_{32})_{jj}$, all with the coefficient $(T-2)\kappa_1$: near zero nothing
-# else grows. Each pair grows into $s_j (b, a)$ with a *random sign* $s_j = \pm 1$. The products
-# come out equal, the signs do not, and what is learned is $\hat W = S (\eta \sum_i x_{i+1} x_i^*) S$
-# with $S = \operatorname{diag}(s_j)$.
-#
-# For the sparse start more is invisible to the loss: entries outside the two diagonals are *flat
-# directions* there, and keep the size they were drawn with ({numref}`mesa-random-weights`).
+# $(W_{12})_{jj}$ with $(W_{32})_{jj}$, all with the coefficient $(T-2)\kappa_1$: from almost every
+# draw, as $\sigma_w \to 0$, nothing else grows, and each pair becomes $(b_j, a_j)$ with the *same
+# product* $ab$. What is free is the rest. For the Gaussian start it is a *sign*: the coordinates meet
+# in the interference of $\kappa_3$, which makes all $|b_j|$ alike, and what is learned is $\hat W = S
+# (\eta \sum_i x_{i+1} x_i^*) S$ with $S = \operatorname{diag}(\pm 1)$. For the sparse start they never
+# meet: each pair may be rescaled, $(t_j b_j, a_j / t_j)$, and the entries of $W_{32}$ off its
+# diagonal are *flat directions* that keep the size they were drawn with
+# ({numref}`mesa-random-weights`). From $\sigma_w = 0.1$ the $|b_j|$ of a draw end within
+# {glue:text}`mesa-spread-gaussian:.1%` of one another for the Gaussian start, within
+# {glue:text}`mesa-spread-sparse:.1%` for the sparse one.
 
-# %%
+# %% tags=["remove-stdout"]
 found, off_limit, excess = {}, [], []
 for law, run in [("Gaussian", normal), ("sparse", runs[4])]:
     loss, limit = run.population, run.flow.limit
+    best = loss.loss(diagonal_weights(d, limit, 1.0))
     step = 0.1 * run.flow.largest_stable_step(0.1, 0.1)
     for sigma_w in (0.001, 0.01, 0.1):
         for draw in range(weight_seeds):
             drawn = gaussian_weights(d, sigma_w, np.random.default_rng([seed, draw]))
-            *_, end = loss.descend(drawn, lr=step, steps=400)
+            *_, end = loss.descend(drawn, lr=step, steps=800)
             found[law, sigma_w, draw] = end
             off_limit.append(abs(end.ab / limit - 1).max())
-            best = loss.loss(diagonal_weights(d, limit, 1.0))
             excess.append((loss.loss(end) - best) / loss.c0)
+for law in ("Gaussian", "sparse"):
+    sizes = abs(np.diagonal(found[law, 0.1, 0].W12))
+    quote(f"mesa-spread-{law.lower()}", np.ptp(sizes) / sizes.mean())
 
-# %% mystnb={"figure": {"caption": "Trained weights from Gaussian initial weights with $\\sigma_w = 0.1$ (the paper's Figures 5 and 6): $W_{12}$ and $W_{32}$ for a Gaussian and a sparse start. The diagonals carry random signs; the sparse start leaves the rest where it was drawn.", "name": "mesa-random-weights"}, "image": {"alt": "Four heat maps: two diagonal ones with mixed signs for the Gaussian start; for the sparse start two with mixed-sign diagonals, one of them with a visible background."}}
+# %% mystnb={"figure": {"caption": "Trained weights from Gaussian initial weights with $\\sigma_w = 0.1$ (the paper's Figures 5 and 6): $W_{12}$ and $W_{32}$ for a Gaussian and a sparse start. The diagonals carry random signs; for the sparse start $W_{32}$ keeps what was drawn beside its diagonal.", "name": "mesa-random-weights"}, "image": {"alt": "Four heat maps: W12 of both starts and W32 of the Gaussian start are diagonal with mixed signs; W32 of the sparse start has a mixed-sign diagonal over a visible background."}}
 ends = {law: found[law, 0.1, 0] for law in ("Gaussian", "sparse")}
 blocks = {f"$W_{{12}}$, {law}": end.W12 for law, end in ends.items()}
 blocks |= {f"$W_{{32}}$, {law}": end.W32 for law, end in ends.items()}
 heat_maps(blocks, height=2.4)
 
 # %% [markdown]
+# How close is "the same"? The paper cannot see differences below the sampling error of its own
+# limit, {glue:text}`mesa-band-paper:.1%` with 10,000 sequences
+# ({py:func}`~core.mesa.band.finite_sample_band`); that is our tolerance. "Diagonal structure" means
+# that the diagonal of each block outweighs the rest of its row.
+#
 # (mesa-e15)=
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "remove-stdout"]
+of_paper = finite_sample_band(gaussian(5), 100, 10_000, generator)
+resolution = of_paper.standard_error / of_paper.limit
+quote("mesa-band-paper", resolution)
+blocks = [block for end in found.values() for block in (end.W12, end.W32)]
+rows = [abs(block).sum(axis=1) / abs(np.diagonal(block)) - 1 for block in blocks]
 signs = {tuple(np.sign(np.diagonal(end.W12)).astype(int)) for end in found.values()}
-stays = max(
-    abs(found["sparse", 0.1, n].off_diagonal).max() for n in range(weight_seeds)
-)
+same = max(off_limit) < resolution and max(excess) < resolution
 ledger.record(
     "mesa-e15",
     "Sec. 6, Figs. 5, 6",
-    "Gaussian weights of size 0.001 to 0.1 keep the diagonal structure and the test results",
+    "Gaussian weights of size 0.001 to 0.1 keep the diagonal structure and test results",
     paper="same structure, same ratio and error",
-    here=f"products ab within {max(off_limit):.0e}, loss within {max(excess):.0e}; "
-    f"{len(signs)} sign patterns; sparse: entries up to {stays:.2f} beside the diagonals stay",
-    verdict="holds" if max(off_limit) < 0.02 and max(excess) < 0.01 else "not seen",
+    here=f"products ab within {max(off_limit):.0e}, loss within {max(excess):.0e}, "
+    f"{len(signs)} sign patterns; beside the diagonal at most {np.max(rows):.2f} of it",
+    verdict="holds" if same and np.max(rows) < 1 else "not seen",
     expected="holds",
 )
 
 # %% [markdown]
 # The paper reads the unequal weights as "GD with adaptive learning rate in different dimensions".
-# For real weights the exact loss leaves no room for that: the products are equal, and only signs
-# are free. The public code trains complex weights and stores their real parts; for those the
-# freedom is a *phase*, $b_j = b e^{i\varphi_j}$, $a_j = a e^{-i\varphi_j}$, whose real parts do
-# differ. That may explain what was seen; without the figures' weights we cannot tell.
+# In the exact loss the learning rates $a_j b_j$ are equal; unequal are the factors, for the sparse
+# start. For the Gaussian start another freedom may explain what was seen: the public code trains
+# complex weights and stores their real parts, and for those a *phase* is free, $b_j = b
+# e^{i\varphi_j}$, $a_j = a e^{-i\varphi_j}$. Without the figures' weights we cannot tell.
 
 # %% [markdown]
 # ## The forward pass is a gradient step
@@ -480,7 +518,7 @@ for id, source, statement, error in rows:
 # $\pm c$. (To the letter, "for any $W$" includes $W = I$, which also asks for a constant $|x_1|$:
 # then Example 4.1 is the only one.)
 
-# %% tags=["remove-output"]
+# %% tags=["remove-stdout"]
 laws = [gaussian(d), uniform(d), laplace(d), rademacher(d), ternary(d), sparse(d)]
 contexts = np.unique(np.geomspace(2, T, 10).round().astype(int))
 exact, seen, online = [], [], []
@@ -514,8 +552,10 @@ _ = left.legend()
 # Proposition 4.1 holds at every test length. At this $T$ the exact ratio is
 # {glue:text}`mesa-ratio:.4f`, the sampled one {glue:text}`mesa-ratio-seen`; the slope by energy is
 # {glue:text}`mesa-slope-seen`.
+#
+# (mesa-e8)=
 
-# %% tags=["remove-output"]
+# %% tags=["hide-input", "remove-stdout"]
 k, ab = normal.start.kappas, normal.flow.limit
 x = sample_sequences(normal.start, T + 1, test_sequences, generator)
 with torch.no_grad():
@@ -531,10 +571,6 @@ off = [
     (slope.value - capability.energy_slope(k, ab)) / slope.standard_error,
 ]
 
-# %% [markdown]
-# (mesa-e8)=
-
-# %% tags=["hide-input"]
 ledger.record(
     "mesa-e8",
     "Prop. 4.1, Figs. 1b, 2",
@@ -547,15 +583,16 @@ ledger.record(
     else "not seen",
     expected="holds",
     error=ratio.standard_error,
-    needs=0.05,
+    needs=1 / 4 - 1 / 5,  # to tell a fifth from a quarter
 )
 
 # %% [markdown]
 # Each sampled error agrees with {eq}`mesa-capability` within 4.5 of its own standard errors (there
 # are many comparisons), and the formula tends to the floor: zero for the last three starts, not for
-# the first three.
+# the first three. The sparse start is recovered at every length.
 #
 # (mesa-e9)=
+# (mesa-e10)=
 
 # %% tags=["hide-input"]
 measured = np.array([[(e.value, e.standard_error) for e in row] for row in seen])
@@ -578,10 +615,6 @@ ledger.record(
     expected="holds",
 )
 
-# %% [markdown]
-# (mesa-e10)=
-
-# %% tags=["hide-input"]
 recovered = max(exact[-1]), max(e.value for e in seen[-1])
 ledger.record(
     "mesa-e10",
@@ -616,7 +649,7 @@ ledger.record(
     here="lost: "
     + ", ".join(f"{name} {floor:.0%}" for name, floor in lost.items())
     + "; the last two fail Assumption 4.1 first",
-    verdict="holds" if min(lost.values()) > 0.01 else "not seen",
+    verdict="holds" if min(lost.values()) > 1e-9 else "not seen",
     expected="holds",
 )
 centred = [uniform(d), laplace(d), ternary(d), rademacher(d), gaussian(d, 0.5), skewed]
@@ -660,12 +693,14 @@ ledger.record(
 # %% [markdown]
 # Without the mask the loss is the same under every permutation of the coordinates, and gradient flow
 # keeps $W_{12}$ and $W_{32}$ of the form $\alpha I + \beta J$. Four numbers describe it, so that its
-# end can be computed at any length. It is not a plain gradient step: both blocks scale the direction
-# of $(1, \dots, 1)$ less than the others, by the factors {glue:text}`mesa-shrink-12:.2f` and
-# {glue:text}`mesa-shrink-32:.2f` at $T =$ {glue:text}`mesa-longest`. What the paper leaves open,
-# {numref}`mesa-decay` answers: the deviation *dies out* as the context grows.
+# end can be computed at any length. It is not a plain gradient step: at $T =$
+# {glue:text}`mesa-longest` the blocks scale the direction of $(1, \dots, 1)$ by
+# {glue:text}`mesa-shrink-12:.2f` and {glue:text}`mesa-shrink-32:.2f` of what they do to the others.
+# The paper leaves open how far the limit is from a gradient step. The force that pushes the weights
+# off the diagonal grows like $\log T$ (App. A.8), the curvature that holds them like $T$; so the
+# deviation should be of order $\log T / T$, and {numref}`mesa-decay` shows it fall.
 
-# %% tags=["remove-output"]
+# %% tags=["remove-stdout"]
 losses = [SymmetricLoss(Population(all_ones(d), length)) for length in lengths]
 ends = [loss.flow_limit(0.1, 0.1) for loss in losses]
 free = [
@@ -676,10 +711,11 @@ bound = [ReducedFlow.trained_on(all_ones(d), n, masked=True).limit for n in leng
 off_12 = np.array([end.W12_off / end.W12_diag for end in ends])
 off_32 = np.array([end.W32_off / end.W32_diag for end in ends])
 quote("mesa-longest", lengths[-1])
-quote("mesa-shrink-12", (1 + (d - 1) * off_12[-1]) / (1 - off_12[-1]))
-quote("mesa-shrink-32", (1 + (d - 1) * off_32[-1]) / (1 - off_32[-1]))
+eigenvalues = ends[-1].preconditioner(d)
+quote("mesa-shrink-12", eigenvalues.W12.ones / eigenvalues.W12.bulk)
+quote("mesa-shrink-32", eigenvalues.W32.ones / eigenvalues.W32.bulk)
 
-# %% mystnb={"figure": {"caption": "Unmasked training from the all-ones start, at the end of gradient flow. Left: off-diagonal over diagonal entry of the two blocks, with the sign changed. Right: loss per token, free and with the mask of Theorem 4.3. The deviation and what it gains tend to zero.", "name": "mesa-decay"}, "image": {"alt": "Left: two curves in logarithmic axes that fall for long T. Right: two loss curves that approach each other as T grows."}}
+# %% mystnb={"figure": {"caption": "Unmasked training from the all-ones start, at the end of gradient flow. Left: off-diagonal over diagonal entry of the two blocks, with the sign changed. Right: loss per token, free and with the mask of Theorem 4.3. With the length both the deviation and what it gains become small.", "name": "mesa-decay"}, "image": {"alt": "Left: two curves in logarithmic axes that fall for long T. Right: two loss curves that approach each other as T grows."}}
 fig, (left, right) = figure(columns=2, height=3.2)
 left.loglog(lengths, -off_12, "o-", label="$W_{12}$")
 left.loglog(lengths, -off_32, "o-", label="$W_{32}$")
@@ -699,20 +735,22 @@ heat_maps({"$W^{PV}$": dense.W_PV, "$W^{KQ}$": dense.W_KQ}, height=3.0)
 # (mesa-e14)=
 
 # %% tags=["hide-input"]
-kick = ones.gradient(masked).off_diagonal[1]  # at the point where Theorem 4.3 stops
+kick = ones.gradient(masked).off_diagonal[1]  # where Theorem 4.3 stops
 by_hand = off_diagonal_gradient(d, T, masked.W32[0, 0], masked.W12[0, 0])
-moves = np.allclose(kick, by_hand, rtol=1e-9) and abs(by_hand) > 1e-3
+agrees = np.allclose(kick, by_hand, rtol=1e-9)
+dense_limits = min(abs(off_12).min(), abs(off_32).min()) > 1e-8  # the solver's error
 ledger.record(
     "mesa-e13",
     "Prop. 4.2, App. A.8",
     "from the all-ones start, unmasked, the limit is not one vanilla gradient step",
     paper="another structure",
-    here=f"W₃₂ off over on the diagonal {off_32[0]:.3f} at T = {lengths[0]}, "
-    f"{off_32[-1]:.3f} at T = {lengths[-1]}: it dies out",
-    verdict="holds" if moves and off_32.max() < -0.01 else "not seen",
+    here=f"W₃₂ beside over on its diagonal: {off_32[0]:.3f} at T = {lengths[0]}, "
+    f"{off_32[-1]:.3f} at T = {lengths[-1]}",
+    verdict="holds" if agrees and by_hand != 0 and dense_limits else "not seen",
     expected="holds",
 )
-strong = abs(dense.off_diagonal).max() < 0.2 * min(dense.W12[0, 0], dense.W32[0, 0])
+rows = [abs(w).sum(axis=1) / np.diagonal(w) - 1 for w in (dense.W12, dense.W32)]
+blocks = np.max(rows) < 1 and dense.off_diagonal.all() and not dense.others.any()
 ledger.record(
     "mesa-e14",
     "App. B.5, Fig. 7",
@@ -720,9 +758,7 @@ ledger.record(
     paper="preconditioned gradient descent",
     here=f"diagonals {dense.W12[0, 0]:.3f} and {dense.W32[0, 0]:.3f}, beside them "
     f"{dense.W12[0, 1]:.3f} and {dense.W32[0, 1]:.3f}; other blocks {abs(dense.others).max()}",
-    verdict="holds"
-    if strong and dense.off_diagonal.all() and not dense.others.any()
-    else "not seen",
+    verdict="holds" if blocks else "not seen",
     expected="holds",
 )
 
@@ -730,31 +766,37 @@ ledger.record(
 # ## Sampled sequences
 #
 # The paper trains on samples. So do we, with fewer of them: the same layer, the same steps, on
-# {glue:text}`mesa-train-sequences:,` sequences. A sample has moments of its own, and its limit
-# differs from the exact one; by how much follows from moments up to $\mathbb{E} x^{12}$
-# ({py:func}`~core.mesa.band.finite_sample_band`). For the Gaussian start the standard error is
-# {glue:text}`mesa-band:.1%` of the limit at this size, and {glue:text}`mesa-band-paper:.1%` at the
-# paper's: no finer than the gap between its dashed line and the exact limit. For the sparse start
-# it is zero.
+# {glue:text}`mesa-train-sequences:,` sequences. As the loss of a sample is quadratic in
+# $W^{PV} \otimes W^{KQ}$, its coefficients can be summed once
+# ({py:class}`~core.mesa.sampled.SampledLoss`); training the layer itself, pass by pass, gives the
+# same products to {glue:text}`mesa-same-training`.
+#
+# A sample has moments of its own, and its limit differs from the exact one. By how much, for a layer
+# that is kept diagonal, follows from moments up to $\mathbb{E} x^{12}$ and a pilot of the phases: for
+# the Gaussian start the standard error is {glue:text}`mesa-band:.1%` of the limit here, and
+# {glue:text}`mesa-band-paper:.1%` at the paper's size, no finer than half the gap between its dashed
+# line and the exact limit. For the sparse start it is zero. A free layer also fits what is off the
+# diagonal; to first order that adds no error, but a bias of order $1/N$, which the band leaves out.
 
-# %% tags=["remove-output"]
+# %% tags=["remove-stdout"]
 pair = {"Gaussian": normal, "sparse": runs[4]}
-sampled, bands, ends = {}, {}, {}
+sampled, bands, diagonal = {}, {}, {}
 for law, run in pair.items():
     x = sample_sequences(run.start, T, train_sequences, generator, device=where)
-    loss = SampledLoss(x)
-    sampled[law] = run.train(loss)
+    longer = replace(run, epochs=4 * run.epochs)  # to the end
+    sampled[law] = longer.train(SampledLoss(x))
+    diagonal[law] = diagonal_fit(x)
     bands[law] = finite_sample_band(run.start, T, train_sequences, generator)
-    step = 0.1 * run.flow.largest_stable_step(0.1, 0.1)
-    *_, end = loss.descend(diagonal_weights(d, 0.1, 0.1), lr=step, steps=400)
-    ends[law] = end.ab.mean()
 
-of_paper = finite_sample_band(gaussian(5), 100, 10_000, generator)
+few, layer = x[:100], LinearSelfAttention.from_diagonal(d, 0.1, 0.1).to(where)
+history = train(layer, few, lr=run.lr, steps=10)
+summed = replace(run, epochs=10).train(SampledLoss(few))[:, 0]
+difference = abs(history.ab.mean(dim=1).cpu().numpy() - summed).max()
+quote("mesa-same-training", f"{difference:.0e}")
 quote("mesa-train-sequences", train_sequences)
 quote("mesa-band", bands["Gaussian"].standard_error / bands["Gaussian"].limit)
-quote("mesa-band-paper", of_paper.standard_error / of_paper.limit)
 
-# %% mystnb={"figure": {"caption": "Training on {glue:text}`mesa-train-sequences:,` sampled sequences: the mean of $a_j b_j$ (dots) beside the closed form for infinitely many (lines). Shaded: where the limit of such a sample is predicted, $\\pm 2$ standard errors.", "name": "mesa-sampled"}, "image": {"alt": "Two panels; dots follow the lines and end inside a shaded band for the Gaussian start, on the line for the sparse one."}}
+# %% mystnb={"figure": {"caption": "Training on {glue:text}`mesa-train-sequences:,` sampled sequences: the mean of $a_j b_j$ (dots) beside the closed form for infinitely many (lines). Shaded: where the limit of a diagonal layer on such a sample is predicted, $\\pm 2$ standard errors.", "name": "mesa-sampled"}, "image": {"alt": "Two panels; dots follow the lines and end in or near a shaded band for the Gaussian start, on the line for the sparse one."}}
 fig, axes = figure(columns=2, height=3.2)
 for ax, (law, run) in zip(axes, pair.items(), strict=True):
     limit, bias, error = bands[law]
@@ -763,27 +805,35 @@ for ax, (law, run) in zip(axes, pair.items(), strict=True):
     ax.plot(epochs, sampled[law][epochs], "o", color=COLOURS["measured"])
     band = limit + bias - 2 * error, limit + bias + 2 * error
     ax.axhspan(*band, color=COLOURS["limit"], alpha=0.3)
-    ax.set(
-        xlabel=f"epoch, {law} start", ylabel="mean of $a_j b_j$", ylim=(0, 2.5 * limit)
-    )
+    ax.set(xlabel=f"epoch, {law} start", ylabel="mean of $a_j b_j$")
+    ax.set_ylim(0, 2.5 * limit)
 
 # %% [markdown]
 # (mesa-e16)=
 
 # %% tags=["hide-input"]
 limit, bias, error = bands["Gaussian"]
-close = abs(ends["Gaussian"] - limit) < 4 * error and abs(ends["sparse"] - 1) < 1e-3
+free, sparse_ends = (
+    sampled["Gaussian"][-1],
+    sampled["sparse"][-1],
+)  # one an initialisation
+kept_close = abs(diagonal["Gaussian"] - limit - bias) < 4 * error
+free_close = abs(free - limit - bias).max() < 4 * error
+exact_sparse = abs(sparse_ends - 1).max() < 1e-6 and difference < 1e-9
 ledger.record(
     "mesa-e16",
     "Sec. 6, Figs. 1-3",
     "training on 10,000 sampled sequences follows the theory, from each initialisation",
     paper="ab tends to 1/5 for N(0, I), to 1 for sparse ±1",
-    here=f"{train_sequences:,} sequences: {ends['Gaussian']:.3f} where {limit:.3f} ± "
-    f"{error:.3f} is predicted; sparse {ends['sparse']:.4f}",
-    verdict="holds at this scale" if close else "not seen",
+    here=f"{train_sequences:,} sequences: all three end at {free.min():.3f} to {free.max():.3f}, "
+    f"a diagonal layer at {diagonal['Gaussian']:.3f}, predicted {limit + bias:.3f} ± "
+    f"{error:.3f}; sparse {sparse_ends.mean():.4f}",
+    verdict="holds at this scale"
+    if kept_close and free_close and exact_sparse
+    else "not seen",
     expected="holds at this scale",
     error=error / limit,
-    needs=0.2,
+    needs=1 / 4,  # four errors stay below the limit itself
 )
 
 # %% [markdown]
@@ -797,10 +847,12 @@ ledger.record(
 # It also expects deeper models to help. $K$ layers can take $K$ gradient steps, by construction
 # ({py:class}`~core.mesa.deep.LinearStack`). Whether training finds something as good, we tried in
 # small ($d = 2$, $T = 12$, Adam from small random weights, {glue:text}`mesa-depth-steps` steps).
-# The typical error falls with every layer ({numref}`mesa-depth`). The *mean* error is another
-# matter: predictions are polynomials of $x_1$ of high degree, and a few large starts can rule it.
+# The median error after {glue:text}`mesa-depth-last` tokens is {glue:text}`mesa-depth-medians` for
+# one, two and three layers ({numref}`mesa-depth`). The *mean* error is another matter,
+# {glue:text}`mesa-depth-means`: predictions are polynomials of $x_1$ of high degree, and a few large
+# starts can rule it.
 
-# %% tags=["remove-output"]
+# %% tags=["remove-stdout"]
 small, length = gaussian(2), 12
 fresh = sample_sequences(small, length, 4000, generator)
 step = ReducedFlow.trained_on(small, length).limit
@@ -811,9 +863,14 @@ for stack in stacks:
     train_stack(stack, small, length, steps=depth_steps, generator=generator, lr=0.02)
 with torch.no_grad():
     deep = [stack(fresh) for stack in stacks]
+ends = [measure.median_relative_error(y[:, -1], fresh[:, -1]) for y in deep]
+means = [measure.relative_mse(y[:, -1], fresh[:, -1]) for y in deep]
 quote("mesa-depth-steps", depth_steps)
+quote("mesa-depth-last", length - 1)
+quote("mesa-depth-medians", ", ".join(f"{e.value:.2f}" for e in ends))
+quote("mesa-depth-means", ", ".join(f"{m[0]:.2f} ± {m[1]:.2f}" for m in means))
 
-# %% mystnb={"figure": {"caption": "Median relative error of trained stacks of one, two and three linear attention layers on a Gaussian start, against the length of the context; bands are $\\pm 2$ standard errors. Dashed: the exact optimum of one layer.", "name": "mesa-depth"}, "image": {"alt": "Curves of error against context length: one layer lies on the dashed optimum, two and three layers lie well below it."}}
+# %% mystnb={"figure": {"caption": "Median relative error of trained stacks of one, two and three linear attention layers on a Gaussian start, against the length of the context; bands are $\\pm 2$ standard errors. Dashed: the single layer of least mean error.", "name": "mesa-depth"}, "image": {"alt": "Curves of error against context length: one layer lies close to the dashed line, two and three layers lie well below it."}}
 fig, (ax,) = figure()
 for layers, y in enumerate([best_one, *deep]):
     estimates = [
@@ -822,7 +879,7 @@ for layers, y in enumerate([best_one, *deep]):
     ]
     middle, error = np.transpose(estimates)
     style = "--" if layers == 0 else "-"
-    ax.plot(range(2, length), middle, style, label=f"{layers or 'best one'} layer")
+    ax.plot(range(2, length), middle, style, label=f"layers: {layers or 'one, exact'}")
     ax.fill_between(range(2, length), middle - 2 * error, middle + 2 * error, alpha=0.2)
 ax.set(xlabel="test length $T_{te}$", ylabel="median relative error")
 _ = ax.legend()
@@ -847,21 +904,19 @@ ledger.record(
     verdict="holds" if agrees and wanted[1] < 0.02 < floors[0] else "not seen",
     expected="holds",
     error=few_shot.standard_error,
-    needs=0.05,
+    needs=(floors[0] - wanted[0]) / 4,  # to tell the two from each other
 )
-ends = [
-    measure.median_relative_error(y[:, -1], fresh[:, -1]) for y in (best_one, *deep)
-]
-gain = ends[0].value - max(ends[2].value, ends[3].value)
-doubt = max(end.standard_error for end in ends)
+one = measure.median_relative_error(best_one[:, -1], fresh[:, -1])
+gain = one.value - max(ends[1].value, ends[2].value)
+doubt = np.hypot(one.standard_error, max(end.standard_error for end in ends))
 ledger.record(
     "mesa-e18",
     "Sec. 4.2",
     "more complex models, such as deeper attention, solve what one layer cannot",
     paper="expected",
-    here=f"median error {ends[0].value:.2f} for the best single layer; trained: "
-    f"{ends[1].value:.2f}, {ends[2].value:.2f}, {ends[3].value:.2f} with 1, 2, 3 layers",
-    verdict="holds at this scale" if gain > 5 * doubt else "not seen",
+    here=f"median error {one.value:.2f} for the layer of least mean error; trained: "
+    f"{ends[0].value:.2f}, {ends[1].value:.2f}, {ends[2].value:.2f} with 1, 2, 3 layers",
+    verdict="holds at this scale" if gain > 4 * doubt else "not seen",
     expected="holds at this scale",
 )
 
@@ -937,12 +992,11 @@ ledger.not_tried(
 # ## What differs from the paper
 #
 # 1. *Loss.* The paper trains on 10,000 sampled sequences; here the expectation is exact, and sampled
-#    runs with fewer sequences stand beside it.
+#    runs with fewer sequences stand beside it (10,000 at the scale `long`).
 # 2. *Weights.* Real, as in the paper's text; the public code uses complex ones (`complex64`).
 # 3. *Precision.* Double throughout; single in the public code.
 # 4. *Steps and epochs* are those named in the public code's `plot.py` (we have not seen the paper's
-#    Table 1, an image); for other $T$ the step is scaled by $98/(T-2)$. Figure 4 is checked by its
-#    limit.
+#    Table 1, an image); for other $T$ the step is scaled by $98/(T-2)$, and for Figure 4 it is ours.
 # 5. *Test error.* The relative error at one position, not half the squared error summed over all.
 # 6. *Figures 5 and 6.* The population's answer, for several draws of weights, with a step of our
 #    own: a tenth of the reduced map's largest stable one.
