@@ -45,13 +45,16 @@ def test_a_surprise_fails_in_either_direction(verdict, expected):
         ledger_with(verdict, expected).verify()
 
 
-def test_every_surprise_is_named():
+def test_every_surprise_is_named_in_one_line():
     ledger = ledger_with("not seen")
     ledger.record("mesa-e9", "Thm. 4.2", "fine", **VALUES, verdict="holds", expected="holds")
     ledger.record("mesa-e10", "Ex. 4.1", "odd", **VALUES, verdict="not seen", expected="holds")
-    with pytest.raises(AssertionError, match=r"(?s)mesa-e8: .*mesa-e10: ") as failure:
+    with pytest.raises(AssertionError) as failure:
         ledger.verify()
-    assert "mesa-e9" not in str(failure.value)
+    assert str(failure.value) == (
+        "verdicts that were not expected: "
+        "mesa-e8: not seen, expected holds; mesa-e10: not seen, expected holds"
+    )
 
 
 def test_an_empty_ledger_proves_nothing():

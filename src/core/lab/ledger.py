@@ -173,7 +173,8 @@ class Ledger:
         An `undecided` claim fails nothing: at a smaller scale that is the honest outcome.
 
         Raises:
-            AssertionError: the ledger is empty, or a verdict differs from the expected one.
+            AssertionError: the ledger is empty, or a verdict differs from the expected one; one
+                line, as a record of a failed run keeps one.
         """
         from IPython.display import display  # the book's dependency, not the library's
 
@@ -182,8 +183,8 @@ class Ledger:
             raise AssertionError(f"the ledger of {self.chapter!r} is empty: record a claim")
         wrong = [c for c in self.claims if c.verdict not in (c.expected, "undecided")]
         if wrong:
-            lines = (f"  {c.id}: {c.verdict}, expected {c.expected}; {c.here}" for c in wrong)
-            raise AssertionError("verdicts that were not expected:\n" + "\n".join(lines))
+            named = "; ".join(f"{c.id}: {c.verdict}, expected {c.expected}" for c in wrong)
+            raise AssertionError(f"verdicts that were not expected: {named}")
 
     def _add(self, claim: Claim) -> None:
         if not (_LABEL.fullmatch(claim.id) and claim.id.startswith(f"{self.chapter}-")):
