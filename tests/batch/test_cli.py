@@ -1,5 +1,7 @@
 """What the command line refuses, in one line and with nothing written; and what it lists."""
 
+import shlex
+
 import pytest
 from tiny_book import batch_process, everything_in
 
@@ -27,12 +29,18 @@ from core.batch.cli import main
             "run tiny --out book/tiny.py/below",
             "cannot write to book/tiny.py/below: Not a directory",
         ),
+        ("run tiny --out ''", "--out is empty: name a folder"),
+        ("run tiny -p seed 1 -p seed 1", "parameter seed is given twice"),
+        ("run", "Missing argument 'CHAPTER'"),
+        ("run tiny --timeout -1", "Invalid value for '--timeout': -1 is not in the range"),
+        ("run tiny --sale long", "No such option '--sale'"),
+        ("rnu tiny", "No such command 'rnu'"),
     ],
 )
 def test_a_wrong_request_is_refused_in_one_line(book, monkeypatch, capsys, arguments, said):
     monkeypatch.chdir(book)
     before = everything_in(book)
-    assert main(arguments.split()) == 2
+    assert main(shlex.split(arguments)) == 2
     told = capsys.readouterr().err
     assert said in told
     assert told.startswith("refused: ")
@@ -73,6 +81,11 @@ def test_list_shows_title_scales_and_typed_parameters(book, monkeypatch, capsys)
         "  widths: list[int] = [1, 2]",
         "  name: str = 'die'",
     ]
+
+
+def test_without_a_command_it_shows_those_there_are(capsys):
+    assert main([]) == 2
+    assert "refresh" in capsys.readouterr().err
 
 
 def test_a_help_is_no_error(capsys):

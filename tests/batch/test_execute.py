@@ -167,6 +167,20 @@ def test_a_full_disk_leaves_the_result_alone(book, once):
     assert {name: after[name] for name in before} == before
 
 
+@pytest.mark.parametrize("said", [None, "3"])
+def test_a_run_computes_on_one_thread_unless_told(book, monkeypatch, said):
+    if said is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    add_cell(book, "import os\n\nprint('threads:', os.environ['OMP_NUM_THREADS'])")
+    assert batch(book, "run", "tiny", "--out", "out").returncode == 0
+    threads = said or "1"
+    record = json.loads((book / "out" / "tiny.json").read_text())
+    assert record["provenance"]["threads"] == int(threads)
+    assert f"threads: {threads}" in (book / "out" / "tiny.ipynb").read_text()
+
+
 def test_two_ledgers_are_no_result(book):
     add_cell(book, "display({}, metadata={'core': {'claims': [claim]}}, raw=True)")
     assert "one ledger" in execute(job_of(book))["failure"]["message"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 from core.batch.cli import main
 
@@ -118,7 +119,11 @@ class Ended(NamedTuple):
 def batch(root: Path, *arguments: str) -> Ended:
     """Do in the book what `python -m core.batch` does, in this process, and so at once."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(root), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.chdir(root))
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        stack.enter_context(mock.patch.dict(os.environ))  # a run sets its number of threads
         code = main(list(arguments))
     return Ended(code, out.getvalue(), err.getvalue())
 

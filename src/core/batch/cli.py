@@ -62,30 +62,36 @@ def list_() -> None:
 @click.option(
     "-p", "pairs", type=(str, str), multiple=True, metavar="NAME VALUE", help="One value."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for notebook and record.")
+@click.option("--out", help="Folder for notebook and record.")
 @click.option("--evidence", is_flag=True, help="Put the result into book/evidence.")
 @timeout_option
 def run(
     chapter: str,
     scale: str,
     pairs: tuple[tuple[str, str], ...],
-    out: Path | None,
+    out: str | None,
     evidence: bool,
     timeout: int,
 ) -> int:
-    """Execute one CHAPTER; without --out the result is in _build/runs/CHAPTER/SCALE."""
+    """Execute one CHAPTER; without --out the result is in _build/runs/CHAPTER/SCALE.
+
+    It computes on one thread, unless OMP_NUM_THREADS says otherwise.
+    """
     root = find_root(Path.cwd())
     (found,) = find_chapters(root, (chapter,))
-    given = values_of(found, scale, dict(pairs))
+    given = values_of(found, scale, once_each(pairs))
+    if out is not None and not out.strip():
+        raise Refused("--out is empty: name a folder")
     if evidence and (pairs or scale == DEFAULT_SCALE):
         raise Refused("evidence is of a scale other than cpu, and of no -p: make it a scale file")
     job = Job(
         chapter=found,
-        out=out or root / "_build" / "runs" / chapter / scale,
+        out=Path(out) if out else root / "_build" / "runs" / chapter / scale,
         scale=scale,
         given=given,
         timeout=timeout or None,
     )
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     with Show() as show:
         record = execute(job, lambda done, total: show(chapter, done, total))
     click.echo(told(job, record))
@@ -151,6 +157,19 @@ def book(jobs: int, timeout: int) -> int:
     return 0
 
 
+def once_each(pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Return the values by name.
+
+    Raises:
+        Refused: a name is given twice.
+    """
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise Refused(f"parameter {name} is given twice")
+    return dict(pairs)
+
+
 def executed(work: list[Job], at_once: int) -> list[Job]:
     """Execute side by side, show how it goes, say how each ended; return those that are done."""
     with Show() as show:
@@ -186,8 +205,11 @@ def main(arguments: list[str] | None = None) -> int:
     except Refused as why:
         click.echo(f"refused: {why}", err=True)
         return 2
+    except click.exceptions.NoArgsIsHelpError as no_command:
+        no_command.show()
+        return 2
     except click.ClickException as wrong:
-        wrong.show()
+        click.echo(f"refused: {wrong.format_message()}", err=True)
         return 2
     except OSError as error:
         click.echo(f"failed: {error}", err=True)
