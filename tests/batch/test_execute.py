@@ -167,6 +167,23 @@ def test_a_full_disk_leaves_the_result_alone(book, once):
     assert {name: after[name] for name in before} == before
 
 
+def test_a_time_out_is_told_in_one_line(book):
+    add_cell(book, SLEEP)
+    ended = batch_process(book, "run", "tiny", "--timeout", "1")
+    assert ended.returncode == 1
+    assert ended.stdout.count("\n") == 1
+    assert "CellTimeoutError" in ended.stdout
+    assert [line for line in ended.stderr.splitlines() if not line.startswith("tiny: cell ")] == []
+
+
+def test_a_kernel_that_cannot_start_is_heard(book):
+    (book / "ipykernel_launcher.py").write_text("raise SystemExit('no kernel today')\n")
+    ended = batch_process(book, "run", "tiny", env={"PYTHONPATH": str(book)})
+    assert ended.returncode == 1
+    assert "failed at its start: RuntimeError: Kernel died" in ended.stdout
+    assert "no kernel today\n" in ended.stderr
+
+
 @pytest.mark.parametrize("said", [None, "3"])
 def test_a_run_computes_on_one_thread_unless_told(book, monkeypatch, said):
     if said is None:

@@ -8,16 +8,20 @@ were, and what there is stands beside them as `<stem>.failed.ipynb` and `<stem>.
 
 import contextlib
 import copy
+import logging
 import os
 import re
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from jupyter_client.manager import AsyncKernelManager
 from nbformat import NotebookNode
 
 from core.batch import notebook as nb
@@ -59,6 +63,18 @@ class Job:
 
 class Incomplete(Exception):
     """The notebook ended without an error, and yet is no result."""
+
+
+class Kernels(AsyncKernelManager):
+    """Starts a kernel whose own standard error is a file, `said`, beside its connection file.
+
+    What cells print travels by messages. Only what the kernel says of itself ends there.
+    """
+
+    async def start_kernel(self, **options: Any) -> None:
+        """Start the kernel."""
+        with Path(self.connection_file).with_name("said").open("ab") as said:
+            await super().start_kernel(**options, stderr=said)
 
 
 def open_folder(out: Path) -> None:
@@ -141,8 +157,9 @@ def _papermill(job: Job, trace: Trace) -> NotebookNode:
     import papermill  # a second to import, and most commands do not run anything
     from traitlets.config import Config
 
+    logging.getLogger("papermill").addFilter(_is_news)
     os.environ.pop("MPLBACKEND", None)  # an exported Agg would make every figure vanish
-    with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
+    with tempfile.TemporaryDirectory(prefix="kernel-") as sockets, _passed_on(Path(sockets)):
         # no ports to race for; a folder each, or kernels side by side take each other's sockets
         private = {"transport": "ipc", "connection_file": f"{sockets}/kernel.json"}
         executed = papermill.execute_notebook(
@@ -157,12 +174,33 @@ def _papermill(job: Job, trace: Trace) -> NotebookNode:
             on_cell_start=trace.start,
             on_cell_executed=trace.end,
             coalesce_streams=True,
+            kernel_manager_class=Kernels,
             config=Config(KernelManager=private),
         )
     missing = nb.what_is_missing(executed)
     if missing:
         raise Incomplete(missing)
     return executed
+
+
+@contextlib.contextmanager
+def _passed_on(folder: Path) -> Iterator[None]:
+    """Pass on what the kernel said of itself, unless we stopped it: that it lost us is no news."""
+    from nbclient.exceptions import CellTimeoutError
+
+    try:
+        yield
+    except (CellTimeoutError, KeyboardInterrupt):
+        (folder / "said").unlink(missing_ok=True)
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stderr.write((folder / "said").read_text(encoding="utf-8", errors="replace"))
+
+
+def _is_news(line: logging.LogRecord) -> bool:
+    """Return whether it says more than the error that follows it."""
+    return not line.getMessage().startswith("Timeout waiting for execute reply")
 
 
 def _findings(notebook: NotebookNode | None, trace: Trace, began: float) -> Record:
