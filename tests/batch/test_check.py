@@ -281,6 +281,22 @@ def test_a_bad_book_ends_with_exit_code_one(refreshed, monkeypatch, capsys):
     assert said[-1] == "problems: 1"
 
 
+def test_evidence_of_another_version_is_noted_and_no_fault(refreshed, monkeypatch, capsys):
+    monkeypatch.chdir(refreshed)
+    assert main(["check"]) == 0
+    assert capsys.readouterr().out == "the book is as it should be\n"
+    edit_script(refreshed, "A die is fair", "A die is quite fair")
+    edit_record(refreshed, title="A die is quite fair")
+    rewrite_pages(refreshed)
+    assert main(["check"]) == 0
+    note, verdict = capsys.readouterr().out.splitlines()
+    assert note == (
+        "note: book/evidence/tiny/long.json: of another version of the script; "
+        "python -m core.batch run tiny --scale long --evidence"
+    )
+    assert verdict == "the book is as it should be"
+
+
 def test_several_labels_may_stand_together(refreshed):
     edit_script(refreshed, "# (tiny-e1)=", "# (tiny-e1)=\n# (tiny-e2)=")
     assert lines(refreshed) == []

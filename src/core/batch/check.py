@@ -23,6 +23,16 @@ def problems(root: Path) -> list[Problem]:
     return [*found, *_strays(root, chapters), *_pages(root, chapters)]
 
 
+def notes(root: Path) -> list[Problem]:
+    """Return what is no fault and yet worth knowing: evidence of another version of a script."""
+    return [
+        Problem(path.relative_to(root).as_posix(), "of another version of the script", again)
+        for chapter in all_chapters(root)
+        for path, again in _kept(chapter)
+        if (read_record(path) or {}).get("source") != chapter.sha256
+    ]
+
+
 def _of_chapter(chapter: Chapter) -> Iterator[Problem]:
     try:
         ast.parse(chapter.text)
@@ -64,12 +74,16 @@ def _scales(chapter: Chapter) -> Iterator[Problem]:
 
 def _evidence(chapter: Chapter) -> Iterator[Problem]:
     """Demand that each run kept as evidence is whole, and is what its name says."""
-    folder = chapter.root / "book" / "evidence" / chapter.name
     labels = {claim["id"] for claim in (read_record(chapter.record) or {}).get("claims", [])}
-    for path in sorted(folder.glob("*.json")):
-        again = f"python -m core.batch run {chapter.name} --scale {path.stem} --evidence"
+    for path, again in _kept(chapter):
         for what in _faults_of_evidence(path, chapter.name, labels):
             yield Problem(path.relative_to(chapter.root).as_posix(), what, again)
+
+
+def _kept(chapter: Chapter) -> Iterator[tuple[Path, str]]:
+    """Yield each record kept as evidence, with the command that makes it again."""
+    for path in sorted((chapter.root / "book" / "evidence" / chapter.name).glob("*.json")):
+        yield path, f"python -m core.batch run {chapter.name} --scale {path.stem} --evidence"
 
 
 def _faults_of_evidence(path: Path, chapter: str, labels: set[str]) -> Iterator[str]:

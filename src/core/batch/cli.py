@@ -11,7 +11,7 @@ import click
 
 from core.batch import book as rendered
 from core.batch.chapters import Refused, find_chapters, find_root
-from core.batch.check import problems
+from core.batch.check import notes, problems
 from core.batch.claims_page import counted
 from core.batch.execute import Job, execute
 from core.batch.parameters import DEFAULT_SCALE, parameters_of, scales_of, values_of
@@ -125,7 +125,10 @@ def refresh(chapters: tuple[str, ...], pages: bool, jobs: int, timeout: int) -> 
 @cli.command()
 def check() -> int:
     """Check all that is committed, without running it."""
-    found = problems(find_root(Path.cwd()))
+    root = find_root(Path.cwd())
+    for note in notes(root):
+        click.echo(f"note: {note}")
+    found = problems(root)
     for problem in found:
         click.echo(str(problem))
     click.echo(f"problems: {len(found)}" if found else "the book is as it should be")
