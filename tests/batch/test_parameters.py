@@ -1,6 +1,8 @@
 """Values as typed or as in YAML, against the annotation; papermill's own guesses are the traps."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from core.batch.chapters import Refused, find_chapters
 from core.batch.parameters import Parameter, parameters_of, scales_of, values_of
@@ -42,6 +44,39 @@ def test_text_becomes_what_the_annotation_says(annotation, text, value):
     assert type(parsed) is type(value)
     if isinstance(value, list):
         assert [type(item) for item in parsed] == [type(item) for item in value]
+
+
+SIMPLE = {
+    "int": st.integers(),
+    "float": st.floats(allow_nan=False, allow_infinity=False),
+    "bool": st.booleans(),
+    "list[str]": st.lists(st.text()),
+}
+# an annotation, and what draws values of it
+TYPED = st.recursive(
+    st.sampled_from(list(SIMPLE.items())),
+    lambda inner: st.one_of(
+        inner.map(lambda of: (f"list[{of[0]}]", st.lists(of[1], max_size=3))),
+        inner.map(lambda of: (f"dict[str, {of[0]}]", st.dictionaries(st.text(), of[1]))),
+        inner.map(lambda of: (f"{of[0]} | None", of[1] | st.none())),
+    ),
+    max_leaves=4,
+)
+# the same examples each time, however slow the machine
+steady = settings(max_examples=50, deadline=None, database=None, derandomize=True)
+
+
+@steady
+@given(TYPED.flatmap(lambda of: st.tuples(st.just(of[0]), of[1])))
+def test_a_literal_of_the_type_is_taken_as_it_is(typed):
+    annotation, value = typed
+    assert repr(a(annotation).parse(repr(value))) == repr(value)
+
+
+@steady
+@given(st.text())
+def test_a_string_takes_any_text_as_it_is(text):
+    assert a("str").parse(text) == text
 
 
 @pytest.mark.parametrize(
