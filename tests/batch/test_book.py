@@ -3,10 +3,11 @@
 import json
 
 import pytest
-from tiny_book import add_cell, batch, batch_process, edit
+from tiny_book import add_cell, batch, edit
 
 from core.batch.book import differences, fresh_job, why_stale
 from core.batch.chapters import find_chapters
+from core.batch.execute import execute
 
 CONFIG = """\
 title: Tiny
@@ -58,14 +59,14 @@ def test_a_torn_notebook_is_stale(refreshed):
     assert stale(refreshed) == "never executed"
 
 
-def test_a_library_file_counts_if_it_is_reached(book):
+def test_a_library_file_counts_if_it_is_reached(book, monkeypatch):
     package = book / "src" / "lib"
     package.mkdir(parents=True)
     for name in ("__init__", "used", "unused"):
         (package / f"{name}.py").write_text("")
     add_cell(book, "import lib.used")
-    environment = {"PYTHONPATH": str(book / "src")}
-    assert batch_process(book, "refresh", env=environment).returncode == 0
+    monkeypatch.setenv("PYTHONPATH", str(book / "src"))
+    assert execute(fresh_job(*find_chapters(book, ())))["failure"] is None
     assert stale(book) is None
     (package / "unused.py").write_text("x = 1\n")
     assert stale(book) is None
