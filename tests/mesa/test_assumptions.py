@@ -179,7 +179,7 @@ def test_bad_data_are_refused(data, message):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"alpha": 0.0}, "0 < alpha < 1"), ({"T_tr": 2}, "T = 2"), ({"T_te": 1}, "T_te = 1")],
+    [({"alpha": 0.0}, "0 < alpha < 1"), ({"T_tr": 2}, "T_tr = 2"), ({"T_te": 1}, "T_te = 1")],
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):

@@ -39,7 +39,7 @@ def test_diagonal_fit_is_the_minimum_of_the_sampled_loss():
 )
 def test_standard_error_is_the_spread_of_the_fits(start, N):
     runs = 300
-    band = finite_sample_band(start, T, N, generator())
+    band = finite_sample_band(start, T, N, generator(), masked=True)  # (a, b) alone
     values = fits(start, N, runs)
     # the sd of 300 normals has relative sd sqrt(1/600) = 4 %, that of the pilot's phases 2 %;
     # what is of second order in 1/N measured below 5 %
@@ -91,6 +91,9 @@ def test_a_sparse_start_has_no_spread():
         (lambda: finite_sample_band(gaussian(2), 2, 10, generator()), "T = 2"),
         (lambda: finite_sample_band(gaussian(2), 5, 0, generator()), "N = 0"),
         (lambda: finite_sample_band(gaussian(2), 5, 5, generator(), pilot=1), "pilot = 1"),
+        (lambda: finite_sample_band(all_ones(2), 5, 5, generator()), r"Assumption 4\.1"),
+        (lambda: finite_sample_band(gaussian(2, 1e30), 5, 5, generator()), "want finite moments"),
+        (lambda: diagonal_fit(torch.tensor(1j)), r"d >= 1\], got \[\]"),
         (lambda: diagonal_fit(torch.zeros(3, 5, 2) + 0j), "not all zero"),
         (lambda: diagonal_fit(torch.ones(3, 2, 2) + 0j), "T >= 3"),
     ],

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from core.mesa.counts import LINEAR, QUADRATIC, cache_file, count, lattice_counts, partitions
+from core.mesa.counts import LINEAR, QUADRATIC, _count, cache_file, lattice_counts, partitions
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def phase_average(labels, exponents):
 @pytest.mark.parametrize("T", [3, 4, 5])
 def test_quadratic_counts_are_those_of_brute_force(T):
     rng = np.random.default_rng(T)
-    table, labels = count(T, QUADRATIC), partitions(6)
+    table, labels = _count(T, QUADRATIC), partitions(6)
     for _ in range(400):
         which, s = rng.integers(203), tuple(rng.integers(0, 2, 6))
         total = 0.0
@@ -41,7 +41,7 @@ def test_quadratic_counts_are_those_of_brute_force(T):
 
 @pytest.mark.parametrize("T", [3, 6])
 def test_linear_counts_are_those_of_brute_force(T):
-    table, labels = count(T, LINEAR), partitions(4)
+    table, labels = _count(T, LINEAR), partitions(4)
     for which, s in np.ndindex(15, 8):
         shift = tuple(int(bit) for bit in f"{s:03b}")
         total = 0.0

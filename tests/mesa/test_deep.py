@@ -81,7 +81,7 @@ def test_one_trained_layer_reaches_the_exact_optimum_and_no_further():
     [
         (lambda: LinearStack(torch.ones(2, 4, 4), torch.ones(1, 4, 4)), "alike|K, 4d, 4d"),
         (lambda: LinearStack(torch.ones(1, 3, 3), torch.ones(1, 3, 3)), "width 4d"),
-        (lambda: LinearStack.gradient_steps(2, 0, 0.1), "K >= 1"),
+        (lambda: LinearStack.gradient_steps(2, 0, 0.1), "layers = 0"),
         (lambda: LinearStack.gradient_steps(2, 1, 0.1)(torch.ones(1, 5, 3) + 0j), "d = 2"),
         (
             lambda: train_stack(

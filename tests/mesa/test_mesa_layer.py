@@ -9,10 +9,10 @@ import torch
 from core.mesa.lsa import LinearSelfAttention
 from core.mesa.measure import relative_mse
 from core.mesa.mesa_layer import (
-    conjugate_gradient,
+    _conjugate_gradient,
+    _round_to,
     gradient_step_predict,
     mesa_predict,
-    round_to,
     smallest_eigenvalue,
 )
 from core.mesa.moments import gaussian, laplace, rademacher
@@ -120,7 +120,7 @@ def test_conjugate_gradients_against_numpy():
     A = M @ M.mH + 0.5 * torch.eye(4)
     b = torch.randn(6, 4, dtype=torch.complex128, generator=g)
     truth = np.linalg.solve(A.numpy(), b.numpy()[..., None])[..., 0]
-    error = [np.abs(conjugate_gradient(A, b, k).numpy() - truth).max() for k in (1, 2, 3, 4, 8)]
+    error = [np.abs(_conjugate_gradient(A, b, k).numpy() - truth).max() for k in (1, 2, 3, 4, 8)]
     assert error[0] > error[1] > error[2] > error[3]
     assert error[3] < 1e-9  # d steps are enough
     assert error[4] < 1e-9  # and more do not divide zero by zero
@@ -150,14 +150,14 @@ def test_rounded_states_break_a_small_ridge_and_spare_a_large_one():
 
 def test_rounding_is_elementwise_and_keeps_hermitian_matrices_hermitian():
     z = torch.tensor([1 + 2**-12 + 3j, -1 - 2**-12 + 0.1j], dtype=torch.complex128)
-    assert round_to(z, torch.float16).tolist() == [
+    assert _round_to(z, torch.float16).tolist() == [
         1 + 3j,
         complex(-1, np.float16(0.1)),
     ]
     A = torch.randn(5, 5, dtype=torch.complex128, generator=generator())
-    R = round_to(A @ A.mH / 3, torch.bfloat16)
+    R = _round_to(A @ A.mH / 3, torch.bfloat16)
     H = (A @ A.mH / 3 + (A @ A.mH / 3).mH) / 2
-    assert (round_to(H, torch.bfloat16) - round_to(H, torch.bfloat16).mH).abs().max() == 0
+    assert (_round_to(H, torch.bfloat16) - _round_to(H, torch.bfloat16).mH).abs().max() == 0
     assert (R - H).abs().max() <= 2**-8 * H.abs().max()
 
 

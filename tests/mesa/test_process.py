@@ -59,7 +59,7 @@ def test_equal_seeds_give_equal_sequences():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: sample_sequences(gaussian(2), 2, 3, generator()), "want T >= 3 .* T = 2"),
+        (lambda: sample_sequences(gaussian(2), 2, 3, generator()), "want T >= 3, .* T = 2"),
         (lambda: sample_sequences(gaussian(2), 5, 0, generator()), "N = 0"),
         (lambda: sequences(torch.ones(2, 3), torch.ones(2, 3), 2), "want T >= 3"),
         (lambda: sequences(torch.ones(2, 3), torch.ones(3, 2), 5), r"\[2, 3\] and \[3, 2\]"),

@@ -57,12 +57,14 @@ def test_answers_are_linear_in_the_inputs():
     torch.testing.assert_close((query[:, None] @ w)[:, 0, 0], answer)
 
 
-@pytest.mark.parametrize(("n", "d", "sigma"), [(0, 1, 1.0), (1, 0, 1.0), (1, 1, 0.0)])
+@pytest.mark.parametrize(
+    ("n", "d", "sigma"), [(0, 1, 1.0), (1, 0, 1.0), (1, 1, 0.0), (2.5, 1, 1.0)]
+)
 def test_bad_input_is_refused(n, d, sigma):
     for call in (
         lambda: best_step(n, d, sigma),
         lambda: one_step_relative_mse(n, d, 1.0, sigma),
         lambda: sample_prompts(n, d, 2, generator(), sigma=sigma),
     ):
-        with pytest.raises(ValueError, match="want n >= 1, d >= 1, sigma > 0"):
+        with pytest.raises(ValueError, match=r"want (n >= 1|d >= 1|sigma > 0)"):
             call()

@@ -84,7 +84,7 @@ def test_masked_all_ones_training_ends_where_theorem_43_says():
     x = draw(all_ones(d), T, 2000)
     layer = LinearSelfAttention.from_diagonal(d, 0.5, 0.5)
     train(layer, x, lr=0.05, steps=60, masked=True)
-    band = finite_sample_band(all_ones(d), T, 2000, torch.Generator().manual_seed(1))
+    band = finite_sample_band(all_ones(d), T, 2000, torch.Generator().manual_seed(1), masked=True)
     off = weights_of(layer).W12 - np.diag(np.diag(weights_of(layer).W12))
     assert np.all(off == 0)
     assert abs(layer.ab.mean().item() - band.limit) < 4 * band.standard_error

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.mesa import capability
+from core.mesa.checks import at_least, finite
 from core.mesa.flow import ReducedFlow
 from core.mesa.measure import Estimate
 from core.mesa.moment_tests import (
@@ -47,6 +48,8 @@ Sampler = Callable[[int, torch.Generator], Tensor]
 
 FEWEST = 20
 """Starts below which error bars mean nothing."""
+SIZES = (1e-20, 1e20)
+"""Between which the largest coordinate must lie: the errors of kappa2 need its twelfth power."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class Report:
 
     @property
     def rotates(self) -> bool:
-        """Whether nothing speaks against a diagonal unitary W with uniform phases."""
+        """Whether nothing speaks against a diagonal unitary W with uniform, independent phases."""
         residual = self.rotation_residual or 0.0
         return residual < 1e-6 and all(test.p >= self.alpha for test in self.phases)
 
@@ -161,14 +164,19 @@ def check_assumptions(
         The report; `print` it.
 
     Raises:
-        ValueError: empty data, fewer than 20 starts, a wrong shape, NaN or infinity, complex
-            starts, all zeros, or a sampler without a generator.
+        ValueError: empty data, fewer than 20 starts, a wrong shape, no numbers, NaN or infinity,
+            numbers too large or small for their twelfth power, complex starts, all zeros (also
+            after x_1), a length too short, or a sampler without a generator.
     """
+    at_least(3, because="the loss sums t = 2..T-1", T_tr=T_tr)
+    at_least(2, because="one transition to learn from", T_te=T_te)
+    finite(alpha=alpha, tolerance=tolerance)
     if not (0 < alpha < 1 and 0 <= tolerance < 1):
         raise ValueError(f"want 0 < alpha < 1 and 0 <= tolerance < 1, got {alpha}, {tolerance}")
     if callable(data):
         if generator is None:
             raise ValueError("want a generator to draw from, such as torch.Generator()")
+        at_least(FEWEST, because="for error bars", N=N)
         data = data(N, generator)
     sample = _sample(data)
     x, families = _starts(sample), _families(sample)
@@ -214,7 +222,7 @@ def _predictions(terms: Array, T_tr: int, T_te: int) -> dict[str, Any]:
 
 
 def _sample(data: Tensor | np.ndarray) -> np.ndarray:
-    sample = data.detach().cpu().numpy() if isinstance(data, Tensor) else np.asarray(data)
+    sample = _doubles(data)
     if sample.ndim not in (2, 3) or min(sample.shape) < 1 or sample[0].ndim == 2 > sample.shape[1]:
         raise ValueError(
             f"want starts [N, d] or sequences [N, T >= 2, d], got {list(sample.shape)}"
@@ -223,27 +231,49 @@ def _sample(data: Tensor | np.ndarray) -> np.ndarray:
         raise ValueError(f"want at least {FEWEST} starts for error bars, got {len(sample)}")
     if not np.isfinite(sample).all():
         raise ValueError("want finite data, got NaN or infinity among them")
+    if (size := np.abs(sample).max()) > SIZES[1]:
+        raise ValueError(f"want values up to {SIZES[1]:g}, got {size:.3g}: choose another unit")
     return sample
+
+
+def _doubles(data: Tensor | np.ndarray) -> np.ndarray:
+    """Return what came in double precision, real or complex."""
+    if isinstance(data, Tensor):
+        double = torch.complex128 if data.is_complex() else torch.float64
+        return data.detach().cpu().to(double).resolve_conj().numpy()
+    sample = np.asarray(data)
+    if sample.dtype.kind not in "biufc":
+        raise ValueError(f"want numbers, got an array of dtype {sample.dtype}")
+    return sample.astype(np.complex128 if sample.dtype.kind == "c" else np.float64)
 
 
 def _starts(sample: np.ndarray) -> Array:
     """Return x_1 `[N, d]`, refused unless real."""
     x = sample[:, 0] if sample.ndim == 3 else sample
-    if np.abs(np.imag(x)).max() > 1e-6 * np.abs(x).max():
-        raise ValueError("want real starts x_1, as the theory does, got complex ones")
     if not x.any():
         raise ValueError("want starts that are not all zero")
+    size = np.abs(x).max()
+    if size < SIZES[0]:
+        raise ValueError(
+            f"want |x_j| from {SIZES[0]:g}, got {size:.3g} at most: choose another unit"
+        )
+    if np.abs(np.imag(x)).max() > 1e-6 * size:
+        raise ValueError("want real starts x_1, as the theory does, got complex ones")
     return np.asarray(np.real(x), dtype=np.float64)
 
 
 def _rotation(sequences: np.ndarray) -> tuple[NDArray[np.complex128], float]:
     """Return the best phases lambda `[N, d]`, and |x_{t+1} - lambda x_t| / |x_{t+1}| overall."""
+    sequences = sequences.astype(np.complex128)
     before, after = sequences[:, :-1], sequences[:, 1:]
+    energy = np.linalg.norm(after)
+    if energy == 0:
+        raise ValueError("want sequences that move, got zeros alone after x_1")
     overlap = (after * before.conj()).sum(axis=1)
     size = np.abs(overlap)
     phase = np.divide(overlap, size, out=np.zeros(size.shape, dtype=complex), where=size > 0)
     residual = np.linalg.norm(after - phase[:, None] * before)
-    return phase, float(residual / np.linalg.norm(after))
+    return phase, float(residual / energy)
 
 
 def _terms(x: Array) -> Array:

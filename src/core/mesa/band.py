@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from core.mesa.checks import at_least
 from core.mesa.flow import ReducedFlow, harmonic
 from core.mesa.lsa import LinearSelfAttention, check_sequences
 from core.mesa.moments import Start
@@ -59,7 +60,13 @@ def diagonal_fit(x: Tensor) -> float:
 
 
 def finite_sample_band(
-    start: Start, T: int, N: int, generator: torch.Generator, *, pilot: int = 2000
+    start: Start,
+    T: int,
+    N: int,
+    generator: torch.Generator,
+    *,
+    pilot: int = 2000,
+    masked: bool = False,
 ) -> FiniteSample:
     """Predict the limit of training on N sequences of T tokens.
 
@@ -73,13 +80,16 @@ def finite_sample_band(
         N: training sequences.
         generator: what the pilot sequences are drawn from.
         pilot: how many of them, at least two.
+        masked: whether a and b alone are trained, all else masked, so that the start need not meet
+            Assumption 4.1.
 
     Raises:
-        ValueError: T, N or `pilot` is too small.
+        ValueError: T, N or `pilot` is too small, a moment is not finite, or unmasked training on
+            this start leaves the diagonal.
     """
-    if N < 1 or pilot < 2:
-        raise ValueError(f"want N >= 1 and a pilot >= 2 sequences, got N = {N}, pilot = {pilot}")
-    flow = ReducedFlow.of(start.kappas, T)
+    at_least(1, N=N)
+    at_least(2, pilot=pilot)
+    flow = ReducedFlow.trained_on(start, T, masked=masked)
     mean_C, mean_Q = _means_given_start(start.d, T)
     psi = _combine(mean_C, mean_Q, flow.limit)
     phases = _phase_covariance(start, T, flow.limit, pilot, generator)
@@ -91,7 +101,7 @@ def finite_sample_band(
 
 def _overlaps(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return C_n and Q_n, `[N]` each."""
-    check_sequences(x, x.shape[-1])
+    check_sequences(x)
     unit = LinearSelfAttention.from_diagonal(x.shape[-1], 1.0, 1.0).to(x.device)
     with torch.no_grad():
         u = unit(x)
@@ -119,7 +129,9 @@ def _combine(C: Polynomial, Q: Polynomial, ab: float) -> Polynomial:
 def _expect(start: Start, f: Polynomial, g: Polynomial) -> float:
     """Return E[f(x_1) g(x_1)]."""
     return sum(
-        value * other * start.moment(tuple(k + l for k, l in zip(n, m, strict=True) if k + l))
+        value
+        * other
+        * start.finite_moment(tuple(k + l for k, l in zip(n, m, strict=True) if k + l))
         for (n, value), (m, other) in product(f.items(), g.items())
     )
 

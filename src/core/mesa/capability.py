@@ -13,6 +13,7 @@ an equality, that is where x_j^2 takes only the values 0 and c^2 (Assumption 4.2
 Source: arXiv:2405.16845v2, Section 4; the last two forms are ours.
 """
 
+from core.mesa.checks import at_least, finite
 from core.mesa.moments import Kappas
 
 
@@ -21,12 +22,17 @@ def mean_ratio(kappas: Kappas, ab: float) -> float:
 
     For starts whose coordinates are never zero. Where they are zero with some probability, so is
     y_j, and the mean over the others is this over the probability of not being zero.
+
+    Raises:
+        ValueError: ab is not finite, or no law has these moments (so below).
     """
+    finite(ab=ab)
     return ab * kappas.check().k0
 
 
 def energy_slope(kappas: Kappas, ab: float) -> float:
     """Return E Re(y_hat . y^*) / E|y|^2: the slope of y_hat on y, each pair by its energy."""
+    finite(ab=ab)
     return ab * kappas.check().k1 / kappas.k0
 
 
@@ -34,10 +40,10 @@ def relative_mse(kappas: Kappas, ab: float, T_te: int) -> float:
     """Return E|y_hat - y|^2 / E|y|^2 at test length T_te.
 
     Raises:
-        ValueError: T_te < 2, where there is no context.
+        ValueError: T_te < 2, where there is no context, or ab is not finite.
     """
-    if T_te < 2:
-        raise ValueError(f"want T_te >= 2 (one transition to learn from), got T_te = {T_te}")
+    finite(ab=ab)
+    at_least(2, because="one transition to learn from", T_te=T_te)
     k0, k1, k2, k3 = kappas.check()
     return (k0 - 2 * ab * k1 + ab**2 * (k2 + k3 / (T_te - 1))) / k0
 

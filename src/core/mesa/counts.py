@@ -28,6 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
+from core.mesa.checks import training_length
+
 Equation = tuple[int, int, int, int]
 """(alpha, beta, gamma, delta): alpha i + beta i' + gamma t + delta = 0."""
 
@@ -61,14 +63,13 @@ def lattice_counts(T: int) -> LatticeCounts:
     counted anew. A folder that cannot be written costs time, never a result.
 
     Raises:
-        ValueError: T < 3, for which the loss has no term.
+        ValueError: T is no integer, or < 3, for which the loss has no term.
     """
-    if T < 3:
-        raise ValueError(f"want T >= 3 (the loss sums t = 2..T-1), got T = {T}")
+    training_length(T)
     path = cache_file(T)
     stored = _read(path)
     if stored is None:
-        stored = np.concatenate([count(T, QUADRATIC).ravel(), count(T, LINEAR).ravel()])
+        stored = np.concatenate([_count(T, QUADRATIC).ravel(), _count(T, LINEAR).ravel()])
         _write(path, stored)
     split = 203 * 64
     return LatticeCounts(
@@ -105,7 +106,7 @@ def _write(path: Path, counts: NDArray[np.float64]) -> None:
             part.unlink()
 
 
-def count(T: int, slots: list[tuple[int, int, int]]) -> NDArray[np.float64]:
+def _count(T: int, slots: list[tuple[int, int, int]]) -> NDArray[np.float64]:
     """Count for every partition of the slots and every shift; `[partitions, 2, 2, ...]`.
 
     Args:

@@ -22,6 +22,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from core.mesa.checks import at_least, finite, positive
 from core.mesa.lsa import check_sequences
 from core.mesa.moments import Start
 from core.mesa.process import sample_sequences, tokens
@@ -38,7 +39,8 @@ class LinearStack(nn.Module):
             W_KQ: `[K, 4d, 4d]`, real.
 
         Raises:
-            ValueError: the shapes differ or are not of this form.
+            ValueError: the shapes differ or are not of this form, or a weight is not real and
+                finite.
         """
         super().__init__()
         if W_PV.ndim != 3 or W_PV.shape != W_KQ.shape or W_PV.shape[1] != W_PV.shape[2]:
@@ -47,12 +49,16 @@ class LinearStack(nn.Module):
             )
         if min(W_PV.shape) < 1 or W_PV.shape[1] % 4:
             raise ValueError(f"want K >= 1 layers of width 4d, got {list(W_PV.shape)}")
+        if not all(W.is_floating_point() and W.isfinite().all() for W in (W_PV, W_KQ)):
+            raise ValueError("want weights that are real and finite, got others among them")
         self.W_PV = nn.Parameter(W_PV.detach().clone())
         self.W_KQ = nn.Parameter(W_KQ.detach().clone())
 
     @classmethod
     def gradient_steps(cls, d: int, layers: int, eta: float) -> Self:
         """Return the stack whose K layers are K gradient steps of size eta / (t - 1)."""
+        at_least(1, d=d, layers=layers)
+        finite(eta=eta)
         W_PV = torch.zeros(layers, 4 * d, 4 * d, dtype=torch.float64)
         W_KQ = torch.zeros_like(W_PV)
         eye = torch.eye(d, dtype=torch.float64)
@@ -64,6 +70,8 @@ class LinearStack(nn.Module):
     @classmethod
     def gaussian(cls, d: int, layers: int, sigma_w: float, generator: torch.Generator) -> Self:
         """Return a stack of independent N(0, sigma_w^2) weights, drawn from `generator`."""
+        at_least(1, d=d, layers=layers)
+        positive(sigma_w=sigma_w)
         W = sigma_w * torch.randn(2, layers, 4 * d, 4 * d, generator=generator, dtype=torch.float64)
         return cls(*W)
 
@@ -117,16 +125,19 @@ def train_stack(
         `[steps]` relative mean squared errors, each on its own batch, before its step.
 
     Raises:
-        ValueError: steps or batch is below one.
+        ValueError: steps or batch is below one, lr or clip is not above zero, T < 3, the start has
+            another d than the stack, or the training diverges.
     """
-    if min(steps, batch) < 1:
-        raise ValueError(f"want steps >= 1 and batch >= 1, got {steps} and {batch}")
+    at_least(1, steps=steps, batch=batch)
+    positive(lr=lr, clip=clip)
     optimizer = torch.optim.Adam(stack.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     losses = []
-    for _ in range(steps):
+    for step in range(steps):
         x = sample_sequences(start, T, batch, generator, device=stack.W_PV.device)
         loss = (stack(x) - x[:, 2:]).abs().square().mean() / start.kappas.k0
+        if not loss.isfinite():
+            raise ValueError(f"diverged before step {step} with lr = {lr}: want a smaller lr")
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(stack.parameters(), clip)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from core.mesa.checks import at_least, finite, positive, training_length
 from core.mesa.moments import Kappas, Start
 
 Curve = NDArray[np.float64]
@@ -27,8 +28,7 @@ Curve = NDArray[np.float64]
 
 def harmonic(T: int) -> float:
     """Return H = sum_{t=2}^{T-1} 1/(t-1)."""
-    if T < 3:
-        raise ValueError(f"want T >= 3 (the loss sums t = 2..T-1), got T = {T}")
+    training_length(T)
     return float((1 / np.arange(1, T - 1)).sum())
 
 
@@ -39,6 +39,10 @@ class ReducedFlow:
     c1: float
     c2: float
 
+    def __post_init__(self) -> None:
+        """Refuse what no start and no length have."""
+        positive(c1=self.c1, c2=self.c2)
+
     @classmethod
     def of(cls, kappas: Kappas, T: int) -> "ReducedFlow":
         """Return the flow of a start law and a training length (Lemma 5.2).
@@ -46,8 +50,12 @@ class ReducedFlow:
         Args:
             kappas: moments of the start, `start.kappas`.
             T: training length T_tr, >= 3.
+
+        Raises:
+            ValueError: T < 3, or no law has these moments.
         """
         kappas.check()
+        training_length(T)
         return cls((T - 2) * kappas.k2 + kappas.k3 * harmonic(T), (T - 2) * kappas.k1)
 
     @classmethod
@@ -74,6 +82,10 @@ class ReducedFlow:
 
     def velocity(self, a: float, b: float) -> tuple[float, float]:
         """Return (a', b') of Lemma 5.2."""
+        finite(a=a, b=b)
+        return self._velocity(a, b)
+
+    def _velocity(self, a: float, b: float) -> tuple[float, float]:
         force = self.c2 - self.c1 * a * b
         return b * force, a * force
 
@@ -87,8 +99,15 @@ class ReducedFlow:
 
         Returns:
             `[n]`, `[n]`.
+
+        Raises:
+            ValueError: a0, b0 or a time is not finite, or a time is negative.
         """
-        time = _times(tau, a0, b0)
+        time = np.asarray(tau, dtype=float)
+        self._check_point(a0, b0)
+        finite(tau=time)
+        if (time < 0).any():
+            raise ValueError(f"want times >= 0, got {time.min()}")
         p0, m0 = a0 + b0, a0 - b0
         if p0 == 0:  # the saddle's own line: p stays 0, and m dies
             fall = np.exp(-2 * self.c2 * time)
@@ -104,9 +123,10 @@ class ReducedFlow:
         """Return when ab reaches `fraction` of its limit.
 
         Raises:
-            ValueError: the curve never passes there.
+            ValueError: the curve never passes there, or an argument is not finite.
         """
-        _times(0.0, a0, b0)
+        self._check_point(a0, b0)
+        finite(fraction=fraction)
         product = fraction * self.limit
         c, P0 = a0**2 - b0**2, (a0 + b0) ** 2
         high, low, rate = self._roots(c)
@@ -123,31 +143,45 @@ class ReducedFlow:
 
         The whole layer's largest step is smaller: its Hessian has directions that (a, b) lack
         (`Population.sharpness`).
+
+        Raises:
+            ValueError: a0 or b0 is not finite.
         """
+        self._check_point(a0, b0)
         return 2 / self._roots(a0**2 - b0**2)[2]
 
     def descend(self, a0: float, b0: float, *, lr: float, steps: int) -> tuple[Curve, Curve]:
-        """Return a and b `[steps + 1]` of gradient descent on the reduced loss."""
+        """Return a and b `[steps + 1]` of gradient descent on the reduced loss.
+
+        Raises:
+            ValueError: a0, b0 or lr is not finite, lr <= 0, steps < 0, or the descent diverges.
+        """
+        self._check_point(a0, b0)
+        positive(lr=lr)
+        at_least(0, steps=steps)
         a, b = np.empty(steps + 1), np.empty(steps + 1)
         a[0], b[0] = a0, b0
-        for n in range(steps):
-            da, db = self.velocity(a[n], b[n])
-            a[n + 1], b[n + 1] = a[n] + lr * da, b[n] + lr * db
+        with np.errstate(over="ignore", invalid="ignore"):  # a divergence is reported below
+            for n in range(steps):
+                da, db = self._velocity(a[n], b[n])
+                a[n + 1], b[n + 1] = a[n] + lr * da, b[n] + lr * db
+        if not np.isfinite([a[-1], b[-1]]).all():
+            raise ValueError(f"diverged with lr = {lr}: want lr < `largest_stable_step`")
         return a, b
 
     def surrogate(self, a: ArrayLike, b: ArrayLike) -> Curve:
         """Return the loss of Lemma 5.3, (c2 - c1 ab)^2 / (2 c1): zero at the limit."""
+        finite(a=a, b=b)
         return (self.c2 - self.c1 * np.multiply(a, b)) ** 2 / (2 * self.c1)
+
+    def _check_point(self, a: float, b: float) -> None:
+        """Refuse what is not finite, or so large that its square is not."""
+        finite(a0=a, b0=b)
+        if not np.isfinite(self.c1 * (a * a + b * b)):
+            raise ValueError(f"want a0 and b0 whose squares are finite, got {a:.3g} and {b:.3g}")
 
     def _roots(self, c: float) -> tuple[float, float, float]:
         """Return the fixed points of P, positive and negative, and the rate of the logistic."""
         root = np.hypot(self.c2, self.c1 * c / 2)
         high = 2 * (self.c2 + root) / self.c1
         return high, -(c**2) / high, 2 * float(root)
-
-
-def _times(tau: ArrayLike, a0: float, b0: float) -> Curve:
-    time = np.asarray(tau, dtype=float)
-    if not (np.isfinite(time).all() and (time >= 0).all() and np.isfinite([a0, b0]).all()):
-        raise ValueError(f"want finite a0, b0 and times >= 0, got {a0}, {b0}, {tau}")
-    return time

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from core.mesa.checks import at_least, positive
 from core.mesa.process import tokens
 
 Impl = Literal["loop", "causal"]
@@ -59,8 +60,7 @@ class LinearSelfAttention(nn.Module):
         cls, d: int, a: float, b: float, *, dtype: torch.dtype = torch.float64
     ) -> Self:
         """Return the layer of Assumption 3.1: W32_KQ = a I, W12_PV = b I, all else zero."""
-        if d < 1:
-            raise ValueError(f"want d >= 1 coordinates, got d = {d}")
+        at_least(1, d=d)
         W_PV = torch.zeros(d, 2 * d, dtype=dtype)
         W_KQ = torch.zeros(2 * d, 2 * d, dtype=dtype)
         W_PV[:, :d].fill_diagonal_(b)
@@ -77,8 +77,8 @@ class LinearSelfAttention(nn.Module):
         dtype: torch.dtype = torch.float64,
     ) -> Self:
         """Return a layer of independent N(0, sigma_w^2) weights, as for Figures 5 and 6."""
-        if d < 1:
-            raise ValueError(f"want d >= 1 coordinates, got d = {d}")
+        at_least(1, d=d)
+        positive(sigma_w=sigma_w)
         W_PV = sigma_w * torch.randn(d, 2 * d, generator=generator, dtype=dtype)
         W_KQ = sigma_w * torch.randn(2 * d, 2 * d, generator=generator, dtype=dtype)
         return cls(W_PV, W_KQ)
@@ -110,10 +110,10 @@ class LinearSelfAttention(nn.Module):
         check_sequences(x, self.d)
         W_PV, W_KQ = self.W_PV.to(x.dtype), self.W_KQ.to(x.dtype)
         if impl == "loop":
-            return predict_loop(W_PV, W_KQ, x)
+            return _predict_loop(W_PV, W_KQ, x)
         if impl != "causal":
             raise ValueError(f"want impl 'loop' or 'causal', got {impl!r}")
-        return torch.cat([predict_causal(W_PV, W_KQ, block) for block in x.split(BLOCK)])
+        return torch.cat([_predict_causal(W_PV, W_KQ, block) for block in x.split(BLOCK)])
 
     def loss(self, x: Tensor, *, impl: Impl = "causal") -> Tensor:
         """Return Eq. (2) with the mean over the N sequences in place of the expectation."""
@@ -121,7 +121,7 @@ class LinearSelfAttention(nn.Module):
         return 0.5 * residual.abs().square().sum() / len(x)
 
 
-def predict_loop(W_PV: Tensor, W_KQ: Tensor, x: Tensor) -> Tensor:
+def _predict_loop(W_PV: Tensor, W_KQ: Tensor, x: Tensor) -> Tensor:
     """Do what the published code does: multiply the prefix afresh at each t."""
     E = tokens(x).mT  # [N, 2d, T]
     predictions = []
@@ -131,10 +131,10 @@ def predict_loop(W_PV: Tensor, W_KQ: Tensor, x: Tensor) -> Tensor:
     return torch.cat(predictions, dim=2).mT
 
 
-def predict_causal(W_PV: Tensor, W_KQ: Tensor, x: Tensor) -> Tensor:
+def _predict_causal(W_PV: Tensor, W_KQ: Tensor, x: Tensor) -> Tensor:
     """Do the same with running states; holds `[N, T-2, 2d, 2d]`."""
     e, S = states(x)
-    return apply_states(S, e @ W_KQ.mT) @ W_PV.mT
+    return _apply_states(S, e @ W_KQ.mT) @ W_PV.mT
 
 
 def states(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,7 +145,7 @@ def states(x: Tensor) -> tuple[Tensor, Tensor]:
     return e[:, 1:], S / rho[:, None, None]
 
 
-def apply_states(S: Tensor, k: Tensor) -> Tensor:
+def _apply_states(S: Tensor, k: Tensor) -> Tensor:
     """Return S_t k_t. A sum of products: batched matrix products this small are slower."""
     return (S * k[..., None, :]).sum(dim=-1)
 
@@ -166,8 +166,9 @@ def loss_and_gradient(W_PV: Tensor, W_KQ: Tensor, x: Tensor, *, block: int = BLO
         block: sequences at once; it changes memory and rounding only.
 
     Raises:
-        ValueError: the shapes or dtypes do not fit, or a weight is not finite.
+        ValueError: the shapes or dtypes do not fit, a value is not finite, or block < 1.
     """
+    at_least(1, block=block)
     check_weights(W_PV, W_KQ)
     check_sequences(x, W_PV.shape[0])
     V, K = W_PV.to(x.dtype), W_KQ.to(x.dtype)
@@ -175,9 +176,9 @@ def loss_and_gradient(W_PV: Tensor, W_KQ: Tensor, x: Tensor, *, block: int = BLO
     g_V, g_K = torch.zeros_like(V), torch.zeros_like(K)
     for part in x.split(block):
         e, S = states(part)
-        u = apply_states(S, e @ K.mT)  # [n, T-2, 2d]
+        u = _apply_states(S, e @ K.mT)  # [n, T-2, 2d]
         r = u @ V.mT - part[:, 2:]  # [n, T-2, d]
-        h = apply_states(S, r @ V.conj())  # S_t is its own adjoint
+        h = _apply_states(S, r @ V.conj())  # S_t is its own adjoint
         loss = loss + 0.5 * r.abs().square().sum()
         g_V += r.flatten(0, 1).mT @ u.flatten(0, 1).conj()
         g_K += h.flatten(0, 1).mT @ e.flatten(0, 1).conj()
@@ -188,21 +189,24 @@ def loss_and_gradient(W_PV: Tensor, W_KQ: Tensor, x: Tensor, *, block: int = BLO
 
 def check_weights(W_PV: Tensor, W_KQ: Tensor) -> None:
     """Raise a ValueError unless the weights are `[d, 2d]` and `[2d, 2d]`, alike, and finite."""
-    d = W_PV.shape[0]
+    d = W_PV.shape[0] if W_PV.ndim else 0
     if d < 1 or W_PV.shape != (d, 2 * d) or W_KQ.shape != (2 * d, 2 * d):
         raise ValueError(
             f"want W_PV [d, 2d] and W_KQ [2d, 2d], got {list(W_PV.shape)} and {list(W_KQ.shape)}"
         )
-    if W_PV.dtype != W_KQ.dtype:
-        raise ValueError(f"want weights of one dtype, got {W_PV.dtype} and {W_KQ.dtype}")
+    if W_PV.dtype != W_KQ.dtype or not (W_PV.is_floating_point() or W_PV.is_complex()):
+        raise ValueError(
+            f"want weights of one dtype, floating or complex, got {W_PV.dtype} and {W_KQ.dtype}"
+        )
     if not (W_PV.isfinite().all() and W_KQ.isfinite().all()):
         raise ValueError("want finite weights, got inf or nan: is the step too large?")
 
 
-def check_sequences(x: Tensor, d: int) -> None:
+def check_sequences(x: Tensor, d: int | None = None) -> None:
     """Raise a ValueError unless `x` is a complex `[N >= 1, T >= 3, d]` without inf or nan."""
-    if x.ndim != 3 or x.shape[0] < 1 or x.shape[1] < 3 or x.shape[2] != d:
-        raise ValueError(f"want sequences [N >= 1, T >= 3, d = {d}], got {list(x.shape)}")
+    if x.ndim != 3 or x.shape[0] < 1 or x.shape[1] < 3 or x.shape[2] != (d or max(1, x.shape[2])):
+        width = "d >= 1" if d is None else f"d = {d}"
+        raise ValueError(f"want sequences [N >= 1, T >= 3, {width}], got {list(x.shape)}")
     if not x.is_complex():
         raise ValueError(f"want complex sequences, got {x.dtype}: call x.to(torch.complex128)")
     if not x.isfinite().all():

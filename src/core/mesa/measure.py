@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from core.mesa.checks import at_least, finite
+
 
 class Estimate(NamedTuple):
     """A number that was measured."""
@@ -32,7 +34,8 @@ def relative_mse(prediction: Tensor, truth: Tensor) -> Estimate:
         truth: of the same shape, not all zero.
 
     Raises:
-        ValueError: the shapes differ, there is one sequence, or the truth is zero.
+        ValueError: the shapes differ, there is one sequence, a value is not finite, or the truth
+            is zero.
     """
     _check(prediction, truth)
     return _ratio_of_means(
@@ -55,8 +58,8 @@ def median_relative_error(prediction: Tensor, truth: Tensor) -> Estimate:
     errors = _per_sequence((prediction - truth).abs().square()) / energy
     half = 0.5 / sqrt(len(errors))
     levels = torch.tensor([0.5 - half, 0.5, 0.5 + half], dtype=errors.dtype, device=errors.device)
-    low, middle, high = torch.quantile(errors, levels).tolist()
-    return Estimate(middle, (high - low) / 2)
+    low, middle, high = torch.quantile(errors, levels)
+    return _estimate(middle, (high - low) / 2)
 
 
 def energy_slope(prediction: Tensor, truth: Tensor) -> Estimate:
@@ -75,7 +78,7 @@ def mean_ratio(prediction: Tensor, truth: Tensor, *, offset: float = 1e-5) -> Es
     sparse start, there is no ratio: such entries are left out.
     """
     ratios = _ratios(prediction, truth, offset)
-    return Estimate(ratios.mean().item(), (ratios.std() / sqrt(len(ratios))).item())
+    return _estimate(ratios.mean(), ratios.std() / sqrt(len(ratios)))
 
 
 def robust_ratio(
@@ -89,27 +92,38 @@ def robust_ratio(
         ValueError: as for `relative_mse`, or fewer sequences than groups, or groups below three.
     """
     ratios = _ratios(prediction, truth, offset)
-    if not 3 <= groups <= len(ratios):
+    at_least(3, groups=groups)
+    if groups > len(ratios):
         raise ValueError(f"want 3 <= groups <= {len(ratios)} sequences, got {groups} groups")
     means = torch.stack([group.mean() for group in ratios.tensor_split(groups)])
     centre = means.median()
     spread = 1.4826 * (means - centre).abs().median()  # MAD of a normal: sd / 1.4826
-    return Estimate(centre.item(), 1.2533 * spread.item() / sqrt(groups))  # sqrt(pi/2)
+    return _estimate(centre, 1.2533 * spread / sqrt(groups))  # sqrt(pi/2)
 
 
 def _ratios(prediction: Tensor, truth: Tensor, offset: float) -> Tensor:
     """Return the mean over entries of y_hat / (y + offset), one a sequence, zeros left out."""
     _check(prediction, truth)
+    finite(offset=offset)
     seen = (truth != 0).flatten(1)
     safe = torch.where(truth == 0, 1.0, truth + offset)
     ratio = (prediction / safe).real.flatten(1).where(seen, 0.0)
-    return (ratio.sum(dim=1) / seen.sum(dim=1))[seen.any(dim=1)]
+    ratios = (ratio.sum(dim=1) / seen.sum(dim=1))[seen.any(dim=1)]
+    if len(ratios) < 2:
+        raise ValueError(f"want two sequences whose truth is not zero, got {len(ratios)}")
+    return ratios
 
 
 def _ratio_of_means(u: Tensor, v: Tensor) -> Estimate:
     """Return mean u / mean v, `[N]` each, with its error by the delta method."""
     value = u.mean() / v.mean()
     error = (u - value * v).std() / (sqrt(len(u)) * v.mean())
+    return _estimate(value, error)
+
+
+def _estimate(value: Tensor, error: Tensor) -> Estimate:
+    if not (value.isfinite() and error.isfinite()):
+        raise ValueError("want values whose squares and ratios are finite: they overflow")
     return Estimate(value.item(), error.item())
 
 
@@ -123,5 +137,7 @@ def _check(prediction: Tensor, truth: Tensor) -> None:
             f"want prediction and truth [N >= 2, ...] alike, got {list(prediction.shape)} "
             f"and {list(truth.shape)}"
         )
+    if not (prediction.isfinite().all() and truth.isfinite().all()):
+        raise ValueError("want a finite prediction and truth, got inf or nan among them")
     if not truth.any():
         raise ValueError("want a truth that is not all zero: there is nothing to relate errors to")

@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from core.mesa.checks import at_least, finite, positive
 from core.mesa.lsa import check_sequences
 
 Solver = Literal["solve", "sherman_morrison", "cg"]
@@ -38,9 +39,9 @@ class Context(NamedTuple):
     """`[N, T-2, d]`: x_t."""
 
 
-def context(x: Tensor) -> Context:
+def _context(x: Tensor) -> Context:
     """Return the running sums R_t, S_t and x_t of sequences `[N, T, d]`."""
-    check_sequences(x, x.shape[-1])
+    check_sequences(x)
     past, present = x[:, :-2], x[:, 1:-1]  # x_{t-1} and x_t, t = 2, ..., T-1
     R = (past[..., :, None] * past.conj()[..., None, :]).cumsum(dim=1)
     S = (present[..., :, None] * past.conj()[..., None, :]).cumsum(dim=1)
@@ -58,14 +59,15 @@ def gradient_step_predict(x: Tensor, eta: float, *, steps: int = 1) -> Tensor:
         steps: how many, at least one.
 
     Returns:
-        `[N, T-2, d]`, for t = 2, ..., T-1.
+        `[N, T-2, d]`, for t = 2, ..., T-1. Where many steps diverge, as they do at a t whose R_t
+        has an eigenvalue above 2 (t - 1) / eta, what they diverge to, inf or nan in the end.
 
     Raises:
-        ValueError: `x` does not fit, or steps is below one.
+        ValueError: `x` does not fit, eta is not finite, or steps is below one.
     """
-    if steps < 1:
-        raise ValueError(f"want steps >= 1, got {steps}")
-    R, S, query = context(x)
+    finite(eta=eta)
+    at_least(1, steps=steps)
+    R, S, query = _context(x)
     step = eta / torch.arange(1, x.shape[1] - 1, dtype=x.real.dtype, device=x.device)
     W = torch.zeros_like(S)
     for _ in range(steps):
@@ -94,22 +96,35 @@ def mesa_predict(
         `[N, T-2, d]`, for t = 2, ..., T-1.
 
     Raises:
-        ValueError: ridge is not positive, the solver is unknown or an option is not its own.
+        ValueError: ridge is not positive and finite, the solver is unknown, an option is not its
+            own, `state_dtype` cannot hold R_t, or the solution is not finite.
     """
     _check_options(ridge, solver, iterations, state_dtype)
-    R, S, query = context(x)
+    hint = f"a larger ridge than {ridge}"
+    R, S, query = _context(x)
     if solver == "sherman_morrison":
-        return _apply(S, _running_inverse(x, ridge, query))
-    A = round_to(R, state_dtype) + ridge * torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+        return _finite(_apply(S, _running_inverse(x, ridge, query)), hint)
+    A = _round_to(R, state_dtype) + ridge * torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
     if solver == "cg":
-        return _apply(S, conjugate_gradient(A, query, iterations or 2 * x.shape[-1]))
-    return _apply(S, torch.linalg.solve(A, query))
+        solution = _conjugate_gradient(A, query, iterations or 2 * x.shape[-1])
+    else:
+        solution, _ = torch.linalg.solve_ex(A, query)  # a singular one is refused below
+    return _finite(_apply(S, solution), hint)
 
 
-def round_to(z: Tensor, dtype: torch.dtype) -> Tensor:
+def _round_to(z: Tensor, dtype: torch.dtype) -> Tensor:
     """Return complex `z` with real and imaginary parts rounded to `dtype` and back."""
+    if not dtype.is_floating_point:
+        raise ValueError(f"want a floating state_dtype, got {dtype}")
     parts = torch.view_as_real(z)
-    return torch.view_as_complex(parts.to(dtype).to(parts.dtype))
+    rounded = torch.view_as_complex(parts.to(dtype).to(parts.dtype))
+    return _finite(rounded, f"a wider state_dtype than {dtype}")
+
+
+def _finite(z: Tensor, hint: str) -> Tensor:
+    if not z.isfinite().all():
+        raise ValueError(f"want {hint}: got inf or nan")
+    return z
 
 
 def smallest_eigenvalue(
@@ -126,12 +141,16 @@ def smallest_eigenvalue(
 
     Returns:
         `[N, T-2]`, for t = 2, ..., T-1.
+
+    Raises:
+        ValueError: `x` does not fit, ridge is not finite, or `state_dtype` cannot hold R_t.
     """
-    R = round_to(context(x).R, state_dtype)
+    finite(ridge=ridge)
+    R = _round_to(_context(x).R, state_dtype)
     return torch.linalg.eigvalsh(R)[..., 0] + ridge
 
 
-def conjugate_gradient(A: Tensor, b: Tensor, iterations: int) -> Tensor:
+def _conjugate_gradient(A: Tensor, b: Tensor, iterations: int) -> Tensor:
     """Return what plain conjugate gradients make of A q = b from q = 0.
 
     Args:
@@ -177,11 +196,12 @@ def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 def _check_options(
     ridge: float, solver: str, iterations: int | None, state_dtype: torch.dtype
 ) -> None:
-    if not ridge > 0:
-        raise ValueError(f"want ridge > 0: R_t is singular up to t = d; got {ridge}")
+    positive(ridge=ridge)  # R_t is singular up to t = d
     if solver not in ("solve", "sherman_morrison", "cg"):
         raise ValueError(f"want solver 'solve', 'sherman_morrison' or 'cg', got {solver!r}")
-    if iterations is not None and (solver != "cg" or iterations < 1):
-        raise ValueError(f"want iterations >= 1 and only for 'cg', got {iterations} for {solver!r}")
+    if iterations is not None:
+        at_least(1, because="and for 'cg' only", iterations=iterations)
+        if solver != "cg":
+            raise ValueError(f"want iterations only for 'cg', got {iterations} for {solver!r}")
     if solver == "sherman_morrison" and state_dtype != torch.float64:
         raise ValueError("want state_dtype float64: 'sherman_morrison' keeps the inverse, not R_t")

@@ -12,11 +12,13 @@ Source: arXiv:2405.16845v2, Assumption 4.1. Symbols here = there: `d` $d$, `k1` 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import factorial, isfinite, prod
+from math import factorial, inf, isfinite, prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from core.mesa.checks import at_least, finite, positive
 
 Exponents = tuple[int, ...]
 
@@ -38,18 +40,21 @@ class Kappas(NamedTuple):
 
         Raises:
             ValueError: a value is not finite or not positive where it must be, or Cauchy-Schwarz
-                kappa1^2 <= kappa0 kappa2 fails, so that no law has these moments.
+                (kappa0^2 <= kappa1, kappa1^2 <= kappa0 kappa2) fails: no law has these moments.
         """
-        if not all(isfinite(k) for k in self):
-            raise ValueError(f"want finite moments, got {self}")
+        finite(**self._asdict())
         if min(self.k0, self.k1, self.k2) <= 0 or self.k3 < 0:
             raise ValueError(f"want kappa0, kappa1, kappa2 > 0 and kappa3 >= 0, got {self}")
-        if self.k1**2 > self.k0 * self.k2 * (1 + 1e-9):
-            raise ValueError(
-                f"no law has these moments: Cauchy-Schwarz wants kappa1^2 <= kappa0 kappa2, "
-                f"got {self.k1**2:.6g} > {self.k0 * self.k2:.6g}"
-            )
+        slope = self.k1 / self.k0
+        _bound("Cauchy-Schwarz wants kappa0 <= kappa1 / kappa0", self.k0, slope)
+        _bound("Cauchy-Schwarz wants kappa1 / kappa0 <= kappa2 / kappa1", slope, self.k2 / self.k1)
         return self
+
+
+def _bound(law: str, left: float, right: float) -> None:
+    """Raise a ValueError unless left <= right, up to rounding."""
+    if left > right * (1 + 1e-9):
+        raise ValueError(f"no law has these moments: {law}, got {left:.6g} > {right:.6g}")
 
 
 @dataclass(frozen=True)
@@ -65,15 +70,34 @@ class Start:
     """(N, generator) -> `[N, d]` float64 draws."""
 
     def __post_init__(self) -> None:
-        """Refuse a start without coordinates."""
-        if self.d < 1:
-            raise ValueError(f"want d >= 1 coordinates, got d = {self.d}")
+        """Refuse a start without coordinates, and moments that no law has."""
+        at_least(1, because="the number of coordinates", d=self.d)
+        _ = self.kappas
 
     @property
     def kappas(self) -> Kappas:
         """The four moments of the theory, checked."""
-        k3 = (self.d - 1) * self.moment((2, 4)) if self.d > 1 else 0.0
-        return Kappas(self.moment((2,)), self.moment((4,)), self.moment((6,)), k3).check()
+        k0, k1, k2 = (self.finite_moment((n,)) for n in (2, 4, 6))
+        k3 = (self.d - 1) * self.finite_moment((2, 4)) if self.d > 1 else 0.0
+        kappas = Kappas(k0, k1, k2, k3).check()
+        _bound("Hoelder wants kappa3 <= (d - 1) kappa2", k3 / k2, self.d - 1)
+        return kappas
+
+    def finite_moment(self, n: Exponents) -> float:
+        """Return `moment(n)`.
+
+        Raises:
+            ValueError: it is not finite.
+        """
+        try:
+            value = float(self.moment(n))
+        except OverflowError:
+            value = inf
+        if not isfinite(value):
+            raise ValueError(
+                f"want finite moments of the start {self.name!r}, got {value} for exponents {n}"
+            )
+        return value
 
     @property
     def meets_assumption_41(self) -> bool:
@@ -100,7 +124,7 @@ class Start:
             raise ValueError(
                 f"the start {self.name!r} does not meet Assumption 4.1: its moment with exponents "
                 f"{n} on distinct coordinates is {self.moment(n):.6g}, want 0; mask the gradient "
-                f"(Theorem 4.3) or use `Population`, which needs no assumption"
+                f"(Theorem 4.3: masked=True) or use `Population`, which needs no assumption"
             )
         if not self.cubes_vanish:
             raise ValueError(
@@ -147,19 +171,13 @@ def independent(
     )
 
 
-def _positive(**scales: float) -> None:
-    for name, value in scales.items():
-        if not (isfinite(value) and value > 0):
-            raise ValueError(f"want a finite {name} > 0, got {name} = {value}")
-
-
 def _signs(N: int, generator: torch.Generator) -> Tensor:
     return torch.randint(2, (N,), generator=generator).double() * 2 - 1
 
 
 def gaussian(d: int, sigma: float = 1.0) -> Start:
     """Return x_1 ~ N(0, sigma^2 I): Proposition 4.1's law, which the layer cannot learn."""
-    _positive(sigma=sigma)
+    positive(sigma=sigma)
     return independent(
         f"N(0, {sigma:g}²)",
         d,
@@ -170,7 +188,7 @@ def gaussian(d: int, sigma: float = 1.0) -> Start:
 
 def uniform(d: int, c: float = 1.0) -> Start:
     """Return coordinates uniform on [-c, c]."""
-    _positive(c=c)
+    positive(c=c)
     return independent(
         f"uniform ±{c:g}",
         d,
@@ -181,7 +199,7 @@ def uniform(d: int, c: float = 1.0) -> Start:
 
 def laplace(d: int, scale: float = 1.0) -> Start:
     """Return coordinates with density exp(-|x|/scale) / (2 scale)."""
-    _positive(scale=scale)
+    positive(scale=scale)
     return independent(
         f"Laplace({scale:g})",
         d,
@@ -194,7 +212,7 @@ def laplace(d: int, scale: float = 1.0) -> Start:
 
 def ternary(d: int, c: float = 1.0, p: float = 0.5) -> Start:
     """Return coordinates that are 0 with probability 1 - p, else +c or -c alike."""
-    _positive(c=c, p=p)
+    positive(c=c, p=p)
     if p > 1:
         raise ValueError(f"want a probability p <= 1, got p = {p}")
     return independent(
@@ -214,7 +232,7 @@ def rademacher(d: int, c: float = 1.0) -> Start:
 
 def sparse(d: int, c: float = 1.0) -> Start:
     """Return the law of Example 4.1: uniform on the 2d points +c e_i, -c e_i."""
-    _positive(c=c)
+    positive(c=c)
 
     def draw(N: int, generator: torch.Generator) -> Tensor:
         x = torch.zeros(N, d, dtype=torch.float64)
@@ -243,7 +261,7 @@ def centred_exponential(d: int, scale: float = 1.0) -> Start:
 
     They meet Assumption 4.1 as printed, and E[x_j^3 x_r^3] = 4 scale^6 all the same.
     """
-    _positive(scale=scale)
+    positive(scale=scale)
     return independent(
         f"Exp - 1, scale {scale:g}",
         d,

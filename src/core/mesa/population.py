@@ -25,6 +25,9 @@ class Population(QuadraticLoss):
         Args:
             start: law of x_1; its coordinates must be exchangeable.
             T: length of the training sequences, >= 3.
+
+        Raises:
+            ValueError: T < 3, or a moment of the start is not finite.
         """
         self.start = start
         counts, d = lattice_counts(T), start.d
@@ -65,4 +68,4 @@ def _entries(start: Start, counts: Matrix) -> tuple[NDArray, NDArray, Matrix]:
 
 def _moment(start: Start, label: tuple[int, ...]) -> float:
     blocks = tuple(label.count(first) for first in sorted(set(label)))
-    return start.moment(blocks) if len(blocks) <= start.d else 0.0
+    return start.finite_moment(blocks) if len(blocks) <= start.d else 0.0

@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor
 
+from core.mesa.checks import at_least
 from core.mesa.moments import Start
 
 
@@ -34,8 +35,7 @@ def sample_phases(
     Raises:
         ValueError: N or d is below one.
     """
-    if min(N, d) < 1:
-        raise ValueError(f"want N >= 1 sequences and d >= 1 coordinates, got N = {N}, d = {d}")
+    at_least(1, N=N, d=d)
     theta = torch.rand(N, d, generator=generator, dtype=torch.float64, device=generator.device)
     return (2 * math.pi * theta).to(device)
 
@@ -52,14 +52,15 @@ def sequences(x_1: Tensor, theta: Tensor, T: int) -> Tensor:
         `[N, T, d]` complex128.
 
     Raises:
-        ValueError: T is below three, or the shapes differ.
+        ValueError: T is below three, the shapes differ, or a value is not finite.
     """
-    if T < 3:
-        raise ValueError(f"want T >= 3 tokens, two to look at and one to predict, got T = {T}")
+    at_least(3, because="two tokens to look at and one to predict", T=T)
     if x_1.ndim != 2 or x_1.shape != theta.shape:
         raise ValueError(
             f"want x_1 [N, d] and theta [N, d], got {list(x_1.shape)} and {list(theta.shape)}"
         )
+    if not (x_1.isfinite().all() and theta.isfinite().all()):
+        raise ValueError("want finite x_1 and theta, got inf or nan among them")
     steps = torch.arange(T, dtype=torch.float64, device=theta.device)
     angle = theta[:, None, :] * steps[None, :, None]  # [N, T, d]
     return x_1[:, None, :] * torch.polar(torch.ones_like(angle), angle)
@@ -88,8 +89,8 @@ def sample_sequences(
     Raises:
         ValueError: T is below three, or N below one.
     """
-    if T < 3 or N < 1:
-        raise ValueError(f"want T >= 3 tokens of N >= 1 sequences, got T = {T}, N = {N}")
+    at_least(3, because="two tokens to look at and one to predict", T=T)
+    at_least(1, N=N)
     x_1 = start.draw(N, generator).to(device)
     return sequences(x_1, sample_phases(N, start.d, generator, device=device), T)
 
@@ -104,8 +105,10 @@ def tokens(x: Tensor) -> Tensor:
         `[N, T, 2d]`, the paper's $e_t^x$.
 
     Raises:
-        ValueError: `x` is not three-dimensional.
+        ValueError: `x` is not three-dimensional, is empty, or has a value that is not finite.
     """
-    if x.ndim != 3:
+    if x.ndim != 3 or min(x.shape) < 1:
         raise ValueError(f"want sequences [N, T, d], got {list(x.shape)}")
+    if not x.isfinite().all():
+        raise ValueError("want finite sequences, got inf or nan among them")
     return torch.cat([x, torch.nn.functional.pad(x[:, :-1], (0, 0, 1, 0))], dim=2)

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from core.mesa.checks import at_least, positive, training_length
 from core.mesa.flow import ReducedFlow
 from core.mesa.moments import Start, gaussian, sparse
 from core.mesa.population import Population
@@ -30,6 +31,12 @@ class Run:
     """Training length T_tr."""
     lr: float
     epochs: int
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        training_length(self.T)
+        positive(lr=self.lr)
+        at_least(0, epochs=self.epochs)
 
     @cached_property
     def population(self) -> Population:
@@ -54,8 +61,13 @@ class Run:
 
         Returns:
             `[epochs + 1, 3]`: mean over j of the product a_j b_j after each epoch.
+
+        Raises:
+            ValueError: the loss has another d, or the training diverges.
         """
         loss = loss or self.population
+        if loss.d != self.start.d:
+            raise ValueError(f"want a loss of d = {self.start.d}, as the start, got d = {loss.d}")
         paths = [
             loss.descend(diagonal_weights(loss.d, *init), lr=self.lr, steps=self.epochs)
             for init in INITS
@@ -64,7 +76,12 @@ class Run:
 
 
 def published_runs(d: int = 5, T: int = 100) -> list[Run]:
-    """Return the runs of Figures 1 to 3: Gaussian with sigma = 0.5, 1, 2, sparse with c alike."""
+    """Return the runs of Figures 1 to 3: Gaussian with sigma = 0.5, 1, 2, sparse with c alike.
+
+    Raises:
+        ValueError: d < 1 or T < 3.
+    """
+    training_length(T)
     settings = [
         (gaussian(d, 0.5), 1e-3, 200),
         (gaussian(d, 1.0), 1e-4, 150),

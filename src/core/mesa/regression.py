@@ -18,11 +18,12 @@ The contrast is drawn in arXiv:2405.16845v2; the best step is the isotropic case
 gradient flow in arXiv:2306.09927.
 """
 
-from math import isfinite
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from core.mesa.checks import at_least, finite, positive
 
 
 class Prompts(NamedTuple):
@@ -56,6 +57,7 @@ def best_step(n: int, d: int, sigma: float = 1.0) -> float:
 def one_step_relative_mse(n: int, d: int, step: float, sigma: float = 1.0) -> float:
     """Return E (y_hat - y)^2 / E y^2; arguments as for `best_step`, and the step."""
     _check(n, d, sigma)
+    finite(step=step)
     s = step * sigma**2
     return 1 - 2 * s + s**2 * (1 + (d + 1) / n)
 
@@ -65,6 +67,7 @@ def sample_prompts(
 ) -> Prompts:
     """Draw N prompts, inputs N(0, sigma^2 I) and w ~ N(0, I), float64, from `generator`."""
     _check(n, d, sigma)
+    at_least(1, N=N)
     x = sigma * torch.randn(N, n + 1, d, generator=generator, dtype=torch.float64)
     w = torch.randn(N, d, 1, generator=generator, dtype=torch.float64)
     y = (x @ w)[..., 0]
@@ -72,12 +75,30 @@ def sample_prompts(
 
 
 def one_step_predict(prompts: Prompts, step: float) -> Tensor:
-    """Return `[N]` predictions (step / n) sum_i y_i x_i . x_q."""
+    """Return `[N]` predictions (step / n) sum_i y_i x_i . x_q.
+
+    Raises:
+        ValueError: the shapes of the prompts do not fit, or a value or the step is not finite.
+    """
+    finite(step=step)
+    _check_prompts(prompts)
     n = prompts.x.shape[1]
     w_hat = step / n * (prompts.y[..., None] * prompts.x).sum(dim=1)  # [N, d]
     return (w_hat * prompts.query).sum(dim=1)
 
 
 def _check(n: int, d: int, sigma: float) -> None:
-    if min(n, d) < 1 or not (isfinite(sigma) and sigma > 0):
-        raise ValueError(f"want n >= 1, d >= 1, sigma > 0, got n = {n}, d = {d}, sigma = {sigma}")
+    at_least(1, n=n, d=d)
+    positive(sigma=sigma)
+
+
+def _check_prompts(prompts: Prompts) -> None:
+    x, y, query, _ = prompts
+    fits = x.ndim == 3 and y.shape == x.shape[:2] and query.shape == (len(x), x.shape[2])
+    if not fits or min(x.shape) < 1:
+        raise ValueError(
+            f"want x [N, n, d], y [N, n] and query [N, d], got {list(x.shape)}, {list(y.shape)} "
+            f"and {list(query.shape)}"
+        )
+    if not all(values.isfinite().all() for values in (x, y, query)):
+        raise ValueError("want finite prompts, got inf or nan among them")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from core.mesa.checks import at_least, positive
 from core.mesa.lsa import BLOCK, LinearSelfAttention, check_sequences, loss_and_gradient, states
 from core.mesa.quadratic import QuadraticLoss, Weights
 
@@ -46,7 +47,7 @@ class SampledLoss(QuadraticLoss):
         Raises:
             ValueError: the shape does not fit, or a value is not finite.
         """
-        check_sequences(x, x.shape[-1])
+        check_sequences(x)
         N, T, d = x.shape
         n = (2 * d) ** 3
         Q = torch.zeros(n, n, dtype=x.real.dtype, device=x.device)
@@ -105,10 +106,10 @@ def train(
         The loss and the products ab along the way.
 
     Raises:
-        ValueError: lr or steps is no step, or the weights cease to be finite.
+        ValueError: lr, steps or block is none, or the weights cease to be finite.
     """
-    if not lr > 0 or steps < 0:
-        raise ValueError(f"want lr > 0 and steps >= 0, got lr = {lr}, steps = {steps}")
+    positive(lr=lr)
+    at_least(0, steps=steps)
     losses, products = [], []
     keep_PV, keep_KQ = _masks(layer, masked)
     for step in range(steps + 1):
