@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.mesa import capability
-from core.mesa.checks import at_least, finite
+from core.mesa._checks import at_least, finite
 from core.mesa.flow import ReducedFlow
 from core.mesa.measure import Estimate
 from core.mesa.moment_tests import (

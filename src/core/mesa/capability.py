@@ -13,7 +13,7 @@ an equality, that is where x_j^2 takes only the values 0 and c^2 (Assumption 4.2
 Source: arXiv:2405.16845v2, Section 4; the last two forms are ours.
 """
 
-from core.mesa.checks import at_least, finite
+from core.mesa._checks import at_least, finite
 from core.mesa.moments import Kappas
 
 

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
-from core.mesa.checks import training_length
+from core.mesa._checks import training_length
 
 Equation = tuple[int, int, int, int]
 """(alpha, beta, gamma, delta): alpha i + beta i' + gamma t + delta = 0."""

@@ -22,7 +22,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from core.mesa.checks import at_least, finite, positive
+from core.mesa._checks import at_least, finite, positive
 from core.mesa.lsa import check_sequences
 from core.mesa.moments import Start
 from core.mesa.process import sample_sequences, tokens

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from core.mesa.checks import at_least, positive
+from core.mesa._checks import at_least, positive
 from core.mesa.process import tokens
 
 Impl = Literal["loop", "causal"]

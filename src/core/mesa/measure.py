@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.mesa.checks import at_least, finite
+from core.mesa._checks import at_least, finite
 
 
 class Estimate(NamedTuple):

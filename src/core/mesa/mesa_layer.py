@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from core.mesa.checks import at_least, finite, positive
+from core.mesa._checks import at_least, finite, positive
 from core.mesa.lsa import check_sequences
 
 Solver = Literal["solve", "sherman_morrison", "cg"]

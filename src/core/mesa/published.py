@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from core.mesa.checks import at_least, positive, training_length
+from core.mesa._checks import at_least, positive, training_length
 from core.mesa.flow import ReducedFlow
 from core.mesa.moments import Start, gaussian, sparse
 from core.mesa.population import Population

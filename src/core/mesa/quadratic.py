@@ -21,7 +21,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from core.mesa.checks import at_least, finite, positive, training_length
+from core.mesa._checks import at_least, finite, positive, training_length
 
 Matrix = NDArray[np.float64]
 

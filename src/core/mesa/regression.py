@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.mesa.checks import at_least, finite, positive
+from core.mesa._checks import at_least, finite, positive
 
 
 class Prompts(NamedTuple):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.mesa.checks import at_least, positive
+from core.mesa._checks import at_least, positive
 from core.mesa.lsa import BLOCK, LinearSelfAttention, check_sequences, loss_and_gradient, states
 from core.mesa.quadratic import QuadraticLoss, Weights
 
