@@ -92,6 +92,7 @@ def test_a_sparse_start_has_no_spread():
         (lambda: finite_sample_band(gaussian(2), 5, 0, generator()), "N = 0"),
         (lambda: finite_sample_band(gaussian(2), 5, 5, generator(), pilot=1), "pilot = 1"),
         (lambda: finite_sample_band(all_ones(2), 5, 5, generator()), r"Assumption 4\.1"),
+        (lambda: finite_sample_band(gaussian(2, 1e-30), 5, 5, generator()), "choose another unit"),
         (lambda: finite_sample_band(gaussian(2, 1e30), 5, 5, generator()), "want finite moments"),
         (lambda: diagonal_fit(torch.tensor(1j)), r"d >= 1\], got \[\]"),
         (lambda: diagonal_fit(torch.zeros(3, 5, 2) + 0j), "not all zero"),

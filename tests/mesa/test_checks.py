@@ -23,6 +23,7 @@ from core.mesa.sampled import SampledLoss, train
 NAN, INF = float("nan"), float("inf")
 HALF: Any = 2.5  # what the types refuse too
 TEXT: Any = "x"
+LIST: Any = [1, 2]
 FLOW = ReducedFlow(2.0, 1.0)
 KAPPAS = Kappas(1.0, 3.0, 15.0, 12.0)
 X = torch.polar(torch.ones(9, 5, 2).double(), torch.arange(90).reshape(9, 5, 2).double())

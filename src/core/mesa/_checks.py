@@ -25,9 +25,9 @@ def finite(**values: object) -> None:
 
 
 def positive(**values: object) -> None:
-    """Raise a ValueError unless all `values` are finite and above zero."""
+    """Raise a ValueError unless all `values` are single numbers, finite and above zero."""
     for name, value in values.items():
-        if not (_is_finite(value) and np.all(np.asarray(value) > 0)):
+        if not (_is_finite(value) and np.ndim(np.asarray(value)) == 0 and np.asarray(value) > 0):
             raise ValueError(f"want {name} > 0 and finite, got {name} = {_shown(value)}")
 
 

@@ -90,6 +90,8 @@ def finite_sample_band(
     at_least(1, N=N)
     at_least(2, pilot=pilot)
     flow = ReducedFlow.trained_on(start, T, masked=masked)
+    if not start.finite_moment((12,)) > 1e-300:
+        raise ValueError(f"want E x_j^12 > 0, got none for {start.name!r}: choose another unit")
     mean_C, mean_Q = _means_given_start(start.d, T)
     psi = _combine(mean_C, mean_Q, flow.limit)
     phases = _phase_covariance(start, T, flow.limit, pilot, generator)
