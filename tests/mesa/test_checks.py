@@ -50,6 +50,7 @@ def laws_refused():
         (lambda: gaussian(2, 1e60), "want finite moments .* got inf"),
         (lambda: gaussian(2, 1e-60), "kappa2 > 0"),
         (lambda: sparse(2, TEXT), "got c = 'x'"),
+        (lambda: gaussian(2, LIST), r"want sigma > 0 and finite, got .* array \[2\]"),
         (
             lambda: independent("x", 2, lambda n: NAN, lambda N, g: torch.ones(N)),
             "finite moments .* got nan",
