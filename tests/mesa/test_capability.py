@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from core.mesa.capability import energy_slope, error_floor, mean_ratio, relative_mse
+from core.mesa.capability import (
+    energy_slope,
+    error_floor,
+    mean_ratio,
+    relative_mse,
+    sampled_mse_error,
+)
 from core.mesa.flow import ReducedFlow
 from core.mesa.moments import gaussian, laplace, rademacher, sparse, ternary, uniform
 
@@ -61,3 +67,22 @@ def test_the_floor_is_where_the_error_tends():
 def test_no_context_is_refused():
     with pytest.raises(ValueError, match="want T_te >= 2"):
         relative_mse(gaussian(2).kappas, 0.2, 1)
+
+
+@pytest.mark.parametrize(
+    "start", [uniform(3), sparse(3), ternary(3, 1.0, 0.3)], ids=lambda s: s.name
+)
+def test_the_error_of_a_sampled_mse_is_the_spread_of_repeated_samples(start, rng):
+    # the summand of Eq. (3) with a long context: sum_j x_j^2 (1 - ab x_j^2)^2, drawn directly
+    ab, N, repetitions = 0.4, 50, 4000
+    x = start.draw(N * repetitions, torch.Generator().manual_seed(2)).numpy()
+    errors = (x**2 * (1 - ab * x**2) ** 2).sum(axis=1) / (3 * start.kappas.k0)
+    spread = errors.reshape(repetitions, N).mean(axis=1).std()
+    # the deviation of 4,000 normals has a relative error of 1.1 %: allow four of them
+    # (and a variance that is zero is the difference of numbers of order one: 1e-16)
+    assert spread == pytest.approx(sampled_mse_error(start, ab, N), rel=0.045, abs=1e-8)
+
+
+def test_no_sample_has_no_error():
+    with pytest.raises(ValueError, match="want N >= 1"):
+        sampled_mse_error(uniform(2), 0.5, 0)

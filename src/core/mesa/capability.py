@@ -13,8 +13,11 @@ an equality, that is where x_j^2 takes only the values 0 and c^2 (Assumption 4.2
 Source: arXiv:2405.16845v2, Section 4; the last two forms are ours.
 """
 
+from itertools import product
+from math import sqrt
+
 from core.mesa._checks import at_least, finite
-from core.mesa.moments import Kappas
+from core.mesa.moments import Kappas, Start
 
 
 def mean_ratio(kappas: Kappas, ab: float) -> float:
@@ -52,3 +55,31 @@ def error_floor(kappas: Kappas) -> float:
     """Return lim relative MSE = 1 - k1^2 / (k0 k2) >= 0; zero iff Assumption 4.2 can hold."""
     k0, k1, k2, _ = kappas.check()
     return max(0.0, 1 - k1**2 / (k0 * k2))
+
+
+def sampled_mse_error(start: Start, ab: float, N: int) -> float:
+    """Return the standard error of the relative MSE of N sequences with long contexts.
+
+    There the error of a sequence is sum_j z_j with z = x^2 - 2 ab x^4 + ab^2 x^6, so that moments
+    up to x^12 decide. A sample's own estimate is too small where tails are heavy, as Laplace's are:
+    it has not seen the sequences that matter.
+
+    Args:
+        start: law of x_1.
+        ab: the layer's product.
+        N: number of sequences, at least one.
+
+    Raises:
+        ValueError: N is below one, ab is not finite, or the start has no finite twelfth moment.
+    """
+    at_least(1, N=N)
+    finite(ab=ab)
+    z = {2: 1.0, 4: -2 * ab, 6: ab**2}  # power of x_j -> coefficient
+    pairs = [(n, m, c * k) for (n, c), (m, k) in product(z.items(), z.items())]
+    mean = sum(c * start.finite_moment((n,)) for n, c in z.items())
+    same = sum(c * start.finite_moment((n + m,)) for n, m, c in pairs) - mean**2
+    other = (
+        sum(c * start.finite_moment((n, m)) for n, m, c in pairs) - mean**2 if start.d > 1 else 0
+    )
+    variance = start.d * (same + (start.d - 1) * other)
+    return sqrt(max(variance, 0.0) / N) / (start.d * start.kappas.k0)
