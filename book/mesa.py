@@ -388,7 +388,7 @@ quote("mesa-edge-two", edges[1] * (T - 2) / 98)
 # {glue:text}`mesa-spread-sparse:.1%` for the sparse one.
 
 # %% tags=["remove-stdout"]
-found, off_limit, excess = {}, [], []
+found, curves, off_limit, excess = {}, {}, [], []
 for law, run in [("Gaussian", normal), ("sparse", runs[4])]:
     loss, limit = run.population, run.flow.limit
     best = loss.loss(diagonal_weights(d, limit, 1.0))
@@ -396,10 +396,11 @@ for law, run in [("Gaussian", normal), ("sparse", runs[4])]:
     for sigma_w in (0.001, 0.01, 0.1):
         for draw in range(weight_seeds):
             drawn = gaussian_weights(d, sigma_w, np.random.default_rng([seed, draw]))
-            *_, end = loss.descend(drawn, lr=step, steps=800)
-            found[law, sigma_w, draw] = end
+            path = list(loss.descend(drawn, lr=step, steps=800))
+            found[law, sigma_w, draw] = end = path[-1]
             off_limit.append(abs(end.ab / limit - 1).max())
             excess.append((loss.loss(end) - best) / loss.c0)
+        curves[law, sigma_w] = [loss.loss(weights) / loss.c0 for weights in path]
 for law in ("Gaussian", "sparse"):
     sizes = abs(np.diagonal(found[law, 0.1, 0].W12))
     quote(f"mesa-spread-{law.lower()}", np.ptp(sizes) / sizes.mean())
@@ -409,6 +410,18 @@ ends = {law: found[law, 0.1, 0] for law in ("Gaussian", "sparse")}
 blocks = {f"$W_{{12}}$, {law}": end.W12 for law, end in ends.items()}
 blocks |= {f"$W_{{32}}$, {law}": end.W32 for law, end in ends.items()}
 heat_maps(blocks, height=2.4)
+
+# %% mystnb={"figure": {"caption": "Error in training from Gaussian weights of three sizes (the curves of the paper's Figures 5 and 6): the exact loss over that of zero weights. Dashed: the optimum of diagonal weights. Smaller weights take longer to leave zero, and all end alike.", "name": "mesa-random-curves"}, "image": {"alt": "Two panels; in each, three curves begin to fall the later the smaller the weights were, and end on one dashed line, which is zero for the sparse start."}}
+fig, axes = figure(columns=2, height=3.2)
+for ax, (law, run) in zip(
+    axes, [("Gaussian", normal), ("sparse", runs[4])], strict=True
+):
+    for sigma_w in (0.001, 0.01, 0.1):
+        ax.plot(curves[law, sigma_w], label=rf"$\sigma_w = {sigma_w}$")
+    best = run.population.loss(diagonal_weights(d, run.flow.limit, 1.0))
+    ax.axhline(best / run.population.c0, color=COLOURS["paper"], ls="--", lw=1)
+    ax.set(xlabel=f"step, {law} start", ylabel="loss over loss at zero", xlim=(0, 200))
+_ = axes[0].legend()
 
 # %% [markdown]
 # How close is "the same"? The paper cannot see differences below the sampling error of its own
@@ -935,6 +948,10 @@ ledger.record(
 # Change the first two lines and run the cell: which step the layer learns on your start, and what
 # is left unpredicted. A start is any law with exchangeable coordinates; {py:mod}`core.mesa.moments`
 # has more, and `independent` takes your own moments.
+#
+# If you have data instead of a law, hand over the array, of starts or of sequences, in place of
+# `your_data`: {py:func}`~core.mesa.assumptions.check_assumptions` estimates the moments with their
+# errors, says what speaks against the assumptions, and predicts what the layer would do.
 
 # %% tags=["interactive"]
 your_start = ternary(d, c=1.0, p=0.3)
@@ -948,15 +965,10 @@ print(
 print(f"half-way from (0.1, 0.1) at time {your_flow.time_to(0.5, 0.1, 0.1):.4f}")
 print(f"error after {your_T} tokens: {error:.1%}")
 print(f"error that no context removes: {capability.error_floor(your_start.kappas):.1%}")
+print()
 
-# %% [markdown]
-# If you have data instead of a law, hand them over as they are: an array of starts or of sequences.
-# {py:func}`~core.mesa.assumptions.check_assumptions` estimates the moments with their errors, says
-# what speaks against the assumptions, and predicts what the layer would do.
-
-# %%
-x = sample_sequences(gaussian(d), 10, 5000, generator)
-print(check_assumptions(x, T_tr=T, T_te=T))
+your_data = sample_sequences(your_start, 10, 5000, generator)
+print(check_assumptions(your_data, T_tr=your_T, T_te=your_T))
 
 # %% [markdown]
 # ## What was read, and what was not tried
