@@ -400,7 +400,8 @@ for law, run in [("Gaussian", normal), ("sparse", runs[4])]:
             found[law, sigma_w, draw] = end = path[-1]
             off_limit.append(abs(end.ab / limit - 1).max())
             excess.append((loss.loss(end) - best) / loss.c0)
-        curves[law, sigma_w] = [loss.loss(weights) / loss.c0 for weights in path]
+            if draw == 0:
+                curves[law, sigma_w] = [loss.loss(at) / loss.c0 for at in path]
 for law in ("Gaussian", "sparse"):
     sizes = abs(np.diagonal(found[law, 0.1, 0].W12))
     quote(f"mesa-spread-{law.lower()}", np.ptp(sizes) / sizes.mean())
