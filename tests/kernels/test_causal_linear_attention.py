@@ -7,7 +7,7 @@ from core.kernels.causal_linear_attention import causal_linear_attention, refere
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
-@pytest.mark.parametrize(("normalize", "reverse"), itertools.product([False, True], repeat=2))
+@pytest.mark.parametrize(("normalize", "reverse"), list(itertools.product([False, True], repeat=2)))
 def test_the_blocked_form_and_its_gradients_are_those_of_the_formula(dtype, normalize, reverse):
     q, k = torch.randn(2, 2, 3, 71, 5, dtype=dtype).requires_grad_()
     v = torch.randn(2, 3, 71, 2, dtype=dtype, requires_grad=True)
