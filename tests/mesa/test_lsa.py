@@ -3,11 +3,13 @@
 import pytest
 import torch
 
+from core import kernels
+from core.mesa import lsa
 from core.mesa.lsa import LinearSelfAttention, loss_and_gradient
 from core.mesa.moments import gaussian
 from core.mesa.process import sample_sequences
 
-SHAPES = [(1, 3, 1), (2, 4, 2), (3, 9, 3), (70, 8, 2), (2, 25, 5)]  # 70: larger than a block
+SHAPES = [(1, 3, 1), (2, 4, 2), (3, 9, 3), (70, 8, 2), (2, 25, 5)]  # N, T, d
 
 
 def draw(N, T, d, seed=0):
@@ -48,6 +50,38 @@ def test_hand_made_gradient_is_autograd_of_the_loop(N, T, d, dtype, block):
     truth = gradients(layer, x, "loop")
     assert worst(ours.W_PV, truth[0]) < 1e-13
     assert worst(ours.W_KQ, truth[1]) < 1e-13
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+def test_single_precision_is_as_good_as_in_the_loop(dtype):
+    layer, x = dense(5, dtype), draw(40, 60, 5)
+    wide = torch.promote_types(dtype, torch.float64)
+    twin = LinearSelfAttention(layer.W_PV.to(wide), layer.W_KQ.to(wide))
+    truth, x = gradients(twin, x, "loop"), x.to(torch.complex64)
+    ours = loss_and_gradient(layer.W_PV.detach(), layer.W_KQ.detach(), x)
+    for g, theirs, exact in zip(ours[1:], gradients(layer, x, "loop"), truth, strict=True):
+        assert worst(g, exact) < 2 * worst(theirs, exact) + 1e-6  # eps is 1.2e-7
+
+
+def test_the_layer_runs_on_the_op_of_the_library(monkeypatch):
+    """In each way the library has of computing it, all called through one function."""
+    calls, op = [], lsa.causal_linear_attention
+
+    def spy(q, k, v, **options):
+        calls.append((tuple(v.shape), options))
+        return op(q, k, v, **options)
+
+    monkeypatch.setattr(lsa, "causal_linear_attention", spy)
+    layer, x = dense(3), draw(5, 9, 3)
+    weights = layer.W_PV.detach(), layer.W_KQ.detach()
+    forward, by_hand = layer(x), loss_and_gradient(*weights, x, block=4)
+    # the forward pass asks for d columns; the gradient twice for 2d, for four sequences and for one
+    shapes = [(5, 8, 3), (4, 8, 6), (4, 8, 6), (1, 8, 6), (1, 8, 6)]
+    assert calls == [(shape, {"normalize": True}) for shape in shapes]
+    with kernels.use("reference"):
+        assert worst(layer(x), forward) < 1e-13
+        for ours, truth in zip(loss_and_gradient(*weights, x), by_hand, strict=True):
+            assert worst(ours, truth) < 1e-13
 
 
 def test_one_entry_by_the_definition():

@@ -4,8 +4,9 @@ r"""The one-layer linear causal self-attention, its loss, and the loss's gradien
 
 predicts x_{t+1} for t = 2, ..., T-1 (Eq. 1); the loss sums half the squared error over t and
 averages it over the sequences (Eq. 2). The published code multiplies the whole prefix again at
-each t (`impl="loop"`, our reference). But S_t is a running sum of rank-one terms and does not know
-the weights (`impl="causal"`): T products instead of T^2/2.
+each t (`impl="loop"`, our reference). But S_t is a running sum, and the layer is causal linear
+attention with weight 1/(t - 1), keys e_s and queries W_KQ e_t (`impl="causal"`): its cost grows
+with T, not with T^2, and `core.kernels` has an implementation for the CPU and one for a GPU.
 
 Source: arXiv:2405.16845v2, Eqs. (1) and (2), Assumption 3.1. Symbols here = there: `W_PV`
 $(W^{PV}_{12}\\ W^{PV}_{13})$, `W_KQ` the lower-right 2d x 2d block of $W^{KQ}$, `a`, `b` the
@@ -17,13 +18,14 @@ from typing import Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from core.kernels.causal_linear_attention import causal_linear_attention
 from core.mesa._checks import at_least, positive
 from core.mesa.process import tokens
 
 Impl = Literal["loop", "causal"]
 
-BLOCK = 32
-"""Sequences whose states are held at once: 5 MB at d = 5, T = 100."""
+BLOCK = 128
+"""Sequences that a step takes at once: 2 MB of tokens at d = 5, T = 100, which a cache holds."""
 
 
 class LossGradient(NamedTuple):
@@ -113,7 +115,8 @@ class LinearSelfAttention(nn.Module):
             return _predict_loop(W_PV, W_KQ, x)
         if impl != "causal":
             raise ValueError(f"want impl 'loop' or 'causal', got {impl!r}")
-        return torch.cat([_predict_causal(W_PV, W_KQ, block) for block in x.split(BLOCK)])
+        e = tokens(x)[:, :-1]  # t = 1, ..., T-1
+        return causal_linear_attention(e @ W_KQ.mT, e, e @ W_PV.mT, normalize=True)[:, 1:]
 
     def loss(self, x: Tensor, *, impl: Impl = "causal") -> Tensor:
         """Return Eq. (2) with the mean over the N sequences in place of the expectation."""
@@ -131,39 +134,21 @@ def _predict_loop(W_PV: Tensor, W_KQ: Tensor, x: Tensor) -> Tensor:
     return torch.cat(predictions, dim=2).mT
 
 
-def _predict_causal(W_PV: Tensor, W_KQ: Tensor, x: Tensor) -> Tensor:
-    """Do the same with running states; holds `[N, T-2, 2d, 2d]`."""
-    e, S = states(x)
-    return _apply_states(S, e @ W_KQ.mT) @ W_PV.mT
-
-
-def states(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return e_t `[N, T-2, 2d]` and S_t `[N, T-2, 2d, 2d]` for t = 2, ..., T-1."""
-    e = tokens(x)[:, :-1]  # t = 1, ..., T-1
-    S = (e[..., :, None] * e.conj()[..., None, :]).cumsum(dim=1)[:, 1:]
-    rho = torch.arange(1, x.shape[1] - 1, dtype=e.real.dtype, device=x.device)
-    return e[:, 1:], S / rho[:, None, None]
-
-
-def _apply_states(S: Tensor, k: Tensor) -> Tensor:
-    """Return S_t k_t. A sum of products: batched matrix products this small are slower."""
-    return (S * k[..., None, :]).sum(dim=-1)
-
-
 def loss_and_gradient(W_PV: Tensor, W_KQ: Tensor, x: Tensor, *, block: int = BLOCK) -> LossGradient:
-    """Return Eq. (2) and its gradient on all N sequences, holding the states of `block` of them.
+    """Return Eq. (2) and its gradient on all N sequences.
 
-    Exact, by hand: with u_t = S_t W_KQ e_t and the residual r_t = W_PV u_t - x_{t+1},
+    Exact, by hand: with u_t = S_t W_KQ e_t, the residual r_t = W_PV u_t - x_{t+1} and
+    h_t = S_t W_PV^* r_t,
 
-        dL/dW_PV = mean sum_t r_t u_t^*,    dL/dW_KQ = mean sum_t (S_t W_PV^* r_t) e_t^*
+        dL/dW_PV = mean sum_t r_t u_t^*,    dL/dW_KQ = mean sum_t h_t e_t^*
 
-    and for real weights the real part of both.
+    and for real weights the real part of both. Autograd would need a third attention.
 
     Args:
         W_PV: `[d, 2d]`, real or complex.
         W_KQ: `[2d, 2d]`, of the same dtype.
         x: `[N, T, d]` sequences, complex.
-        block: sequences at once; it changes memory and rounding only.
+        block: sequences at once; it changes speed, memory and rounding only. A GPU wants more.
 
     Raises:
         ValueError: the shapes or dtypes do not fit, a value is not finite, or block < 1.
@@ -175,10 +160,11 @@ def loss_and_gradient(W_PV: Tensor, W_KQ: Tensor, x: Tensor, *, block: int = BLO
     loss = torch.zeros((), dtype=x.real.dtype, device=x.device)
     g_V, g_K = torch.zeros_like(V), torch.zeros_like(K)
     for part in x.split(block):
-        e, S = states(part)
-        u = _apply_states(S, e @ K.mT)  # [n, T-2, 2d]
-        r = u @ V.mT - part[:, 2:]  # [n, T-2, d]
-        h = _apply_states(S, r @ V.conj())  # S_t is its own adjoint
+        e = tokens(part)[:, :-1]  # t = 1, ..., T-1
+        u = causal_linear_attention(e @ K.mT, e, e, normalize=True)
+        r = u @ V.mT - part[:, 1:]
+        r[:, 0] = 0  # the loss begins at t = 2
+        h = causal_linear_attention(r, e @ V.mT, e, normalize=True)  # sum_s e_s (V e_s)^* r_t
         loss = loss + 0.5 * r.abs().square().sum()
         g_V += r.flatten(0, 1).mT @ u.flatten(0, 1).conj()
         g_K += h.flatten(0, 1).mT @ e.flatten(0, 1).conj()

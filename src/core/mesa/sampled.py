@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from core.mesa._checks import at_least, positive
-from core.mesa.lsa import BLOCK, LinearSelfAttention, check_sequences, loss_and_gradient, states
+from core.mesa.lsa import BLOCK, LinearSelfAttention, check_sequences, loss_and_gradient
+from core.mesa.process import tokens
 from core.mesa.quadratic import QuadraticLoss, Weights
 
 ROWS = 4096
@@ -61,9 +62,11 @@ class SampledLoss(QuadraticLoss):
 
 
 def _features(x: Tensor) -> Tensor:
-    """Return Phi_t of every sequence: real parts above imaginary parts, `[2 N (T-2), (2d)^3]`."""
-    e, S = states(x)
-    return _real_rows((S[..., None] * e[..., None, None, :]).flatten(2))
+    """Return Phi_t = S_t (x) e_t, t = 2, ..., T-1: real above imaginary, `[2 N (T-2), (2d)^3]`."""
+    e = tokens(x)[:, :-1]
+    rho = torch.arange(1, x.shape[1] - 1, dtype=x.real.dtype, device=x.device)
+    S = (e[..., :, None] * e.conj()[..., None, :]).cumsum(dim=1)[:, 1:] / rho[:, None, None]
+    return _real_rows((S[..., None] * e[:, 1:, None, None, :]).flatten(2))
 
 
 def _real_rows(z: Tensor) -> Tensor:
@@ -99,7 +102,7 @@ def train(
         x: `[N, T, d]` training sequences, complex.
         lr: step size; the paper's lie between 2e-6 and 3e-2, the smaller the wider the start.
         steps: number of steps (the paper's epochs).
-        block: sequences at once; it changes memory and rounding only.
+        block: sequences at once, see `loss_and_gradient`.
         masked: whether W12 and W32 are kept diagonal by masking their gradient (Theorem 4.3).
 
     Returns:
