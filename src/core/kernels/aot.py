@@ -1,0 +1,279 @@
+"""The ahead-of-time gate: compile the kernels for GPUs that are not there, read the machine code.
+
+    python -m core.kernels.aot [OP]... [--arch 90]... [--json PATH]
+
+Each `<op>_triton.py` yields examples of its launches, with tensors that have no memory. A stand-in
+driver takes them through Triton's own launch, so that arguments are specialised as on a GPU (what
+is divisible by 16 is known to be, a size of 1 is a constant); only the last step is left out. What
+`cuobjdump`, which Triton brings along, then finds in the machine code has to keep these rules:
+
+    compiles        it does, for every architecture
+    spills          nothing is kept in local memory: not a byte of stack, not an LDL or STL
+    memory          shared memory and tensor memory fit what a block can have
+    tensor cores    an example that says its products run there has such instructions
+    wide accesses   if all tensors are contiguous, aligned, and have rows of whole 16-byte pieces,
+                    global memory is read or written 16 bytes at a time (or in bulk) somewhere
+
+An instruction counts once, however often it runs. Whether a result is right, and how fast it is
+there, no compiler can tell: the tests and the bench do.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from traceback import format_exception
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import click
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from core.kernels._choice import triton_interprets
+from core.kernels._launch import Example
+from core.provenance import provenance
+
+HERE = Path(__file__).parent
+SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+"""Bytes of shared memory that a block can have, by compute capability (CUDA programming guide)."""
+TENSOR_MEMORY = 512
+"""Columns of tensor memory that a block can have, where there is any (sm_100)."""
+
+
+class Code(NamedTuple):
+    """What is read off the machine code of one kernel: resources, then counts of instructions."""
+
+    registers: int  # a thread
+    spilled: int  # bytes of local memory a thread
+    shared: int  # bytes a block
+    tensor_memory: int  # columns a block
+    local: int  # accesses of local memory
+    tensor_cores: int  # products on tensor cores
+    wide: int  # accesses of global memory, 16 bytes or more at a time
+    accesses: int  # all accesses of global memory
+
+
+class Row(NamedTuple):
+    """One example on one architecture."""
+
+    op: str
+    case: str
+    dtype: str
+    arch: int
+    code: Code | None  # None if it does not compile
+    faults: list[str]
+
+
+def found() -> list[str]:
+    """Return the ops that have a Triton kernel."""
+    return sorted(path.stem.removesuffix("_triton") for path in HERE.glob("*_triton.py"))
+
+
+def gate(examples: Iterable[Example], archs: Iterable[int] = tuple(SHARED)) -> list[Row]:
+    """Compile each example for each architecture and hold it against the rules.
+
+    For a process of its own, where Triton does not interpret. Nothing is taken from Triton's cache
+    on disk, nor left in it.
+    """
+    jobs = list(product(examples, archs))
+    if not jobs:
+        raise ValueError("want at least one example and one architecture, got none")
+    from triton import knobs
+
+    with TemporaryDirectory() as folder, knobs.cache.scope():
+        knobs.cache.dir = folder
+        return [_row(*job, Path(folder, "kernel.cubin")) for job in jobs]
+
+
+def _row(example: Example, arch: int, cubin: Path) -> Row:
+    from triton import knobs
+
+    name = example.op, example.case, example.dtype, arch
+    launch = example.launch
+    options = {"num_warps": launch.warps, "num_stages": launch.stages, "grid": (launch.programs,)}
+    try:
+        with _stand_in(arch):
+            kernel = launch.kernel.warmup(**launch.arguments, **launch.constants, **options)
+    except Exception as error:  # whatever a compiler throws: the other rows are still wanted
+        said = "".join(format_exception(error, limit=0)).strip()
+        return Row(*name, None, [f"want a kernel that compiles, got:\n{said}"])
+    cubin.write_bytes(kernel.asm["cubin"])
+    tool = [knobs.nvidia.cuobjdump.path, "-res-usage", "-sass", str(cubin)]
+    dump = subprocess.run(tool, capture_output=True, text=True, check=True).stdout
+    code = read(dump, kernel.metadata.shared, kernel.metadata.tmem_size or 0)
+    return Row(*name, code, list(faults(example, arch, code)))
+
+
+@contextmanager
+def _stand_in(arch: int) -> Iterator[None]:
+    """Answer what Triton asks the driver between a launch and the compiler."""
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+
+    answers = SimpleNamespace(
+        get_current_target=lambda: GPUTarget("cuda", arch, 32),
+        # a kernel keeps what it compiled by device: as many devices as targets
+        get_current_device=lambda: arch,
+        get_current_stream=lambda device: 0,
+    )
+    driver.set_active(answers)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        with suppress(RuntimeError):  # no GPU to go back to
+            driver.reset_active()
+
+
+_RESOURCES = re.compile(r"\bREG:(\d+) STACK:(\d+) .*?\bLOCAL:(\d+)")
+# an address as a comment, perhaps a predicate, the instruction: /*0430*/  @!P0 STL.64 [R1], R4 ;
+_INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", re.MULTILINE)
+_LOCAL = re.compile(r"(LDL|STL)\b")
+# HMMA, DMMA, HGMMA, UTCHMMA, ...; but HFMA2.MMA is an ordinary instruction
+_TENSOR_CORES = re.compile(r"\w+MMA\b")
+_IN_BULK = r"UTMALDG|UTMASTG|UTMAREDG|UBLKCP|UBLKRED"
+# LD and ST find out which memory is meant when they run
+_GLOBAL = re.compile(rf"(LDG|STG|LDGSTS|REDG?|ATOMG?|LD|ST|{_IN_BULK})\b")
+# the width stands alone: in LDG.E.LTC128B it is the cache that fetches 128 bytes
+_WIDE = re.compile(rf"({_IN_BULK})\b|(LDG|STG|LDGSTS|LD|ST)\.(.*\.)?(128|256)\b")
+
+
+def read(dump: str, shared: int = 0, tensor_memory: int = 0) -> Code:
+    """Return what is in a kernel.
+
+    Args:
+        dump: what `cuobjdump -res-usage -sass` prints of it.
+        shared: bytes a block, which the dump does not have: they are asked for at the launch.
+        tensor_memory: columns a block, likewise.
+    """
+    resources = [[int(number) for number in line] for line in _RESOURCES.findall(dump)]
+    names = _INSTRUCTION.findall(dump)
+    if not (resources and names):
+        raise ValueError(f"want the resources and instructions of a kernel, got {dump[:200]!r}")
+
+    def count(kind: re.Pattern[str]) -> int:
+        return sum(kind.match(name) is not None for name in names)
+
+    return Code(
+        registers=max(registers for registers, _, _ in resources),
+        spilled=max(stack + local for _, stack, local in resources),
+        shared=shared,
+        tensor_memory=tensor_memory,
+        local=count(_LOCAL),
+        tensor_cores=count(_TENSOR_CORES),
+        wide=count(_WIDE),
+        accesses=count(_GLOBAL),
+    )
+
+
+def faults(example: Example, arch: int, code: Code) -> Iterator[str]:
+    """Yield the rules that are broken: what was wanted, what came, what to do."""
+    if code.spilled or code.local:
+        yield (
+            f"want no spills, got {code.spilled:,} bytes a thread and {code.local:,} accesses of "
+            f"them beside {code.registers} registers: take a smaller tile, more warps, fewer stages"
+        )
+    for what, most, got in (
+        ("bytes of shared memory", SHARED[arch], code.shared),
+        ("columns of tensor memory", TENSOR_MEMORY, code.tensor_memory),
+    ):
+        if got > most:
+            yield f"want at most {most:,} {what}, got {got:,}: take a smaller tile, fewer stages"
+    if example.tensor_cores and not code.tensor_cores:
+        yield (
+            "want products on tensor cores, got no such instruction: take a dtype, input_precision "
+            "and tile that they have, or say tensor_cores=False in the example"
+        )
+    tensors = [x for x in example.launch.arguments.values() if isinstance(x, Tensor)]
+    if not code.wide and all(map(_comes_in_16_bytes, tensors)):
+        yield (
+            f"want accesses of 16 bytes, which the tensors allow, got none among {code.accesses}: "
+            "let threads read along rows, and strides and masks be multiples of 16"
+        )
+
+
+def _comes_in_16_bytes(x: Tensor) -> bool:
+    row = x.element_size() * (x.shape[-1] if x.ndim else 1)
+    return x.is_contiguous() and x.data_ptr() % 16 == 0 and row % 16 == 0
+
+
+def show(rows: list[Row]) -> None:
+    """Print a table for each case, then what is wrong."""
+    for title in dict.fromkeys(f"{row.op}, {row.case}" for row in rows):
+        table = Table(title=title, title_justify="left")
+        for column in ("dtype", "sm", "registers", "spilled", "shared", "MMA", "16 B", ""):
+            table.add_column(column, justify="left" if column == "dtype" else "right")
+        for row in (row for row in rows if f"{row.op}, {row.case}" == title):
+            table.add_row(*_cells(row), style="bold red" if row.faults else "")
+        Console().print(table)
+    failing = [row for row in rows if row.faults]
+    for row in failing:
+        click.echo(f"\n{row.op}, {row.case}, {row.dtype}, sm_{row.arch}:")
+        click.echo("\n".join(row.faults))
+    click.echo(f"\n{len(rows) - len(failing)} of {len(rows)} fine")
+
+
+def _cells(row: Row) -> list[str]:
+    cells = [""] * 5
+    if (code := row.code) is not None:
+        numbers = code.registers, code.spilled, code.shared, code.tensor_cores
+        cells = [*(f"{n:,}" for n in numbers), f"{code.wide}/{code.accesses}"]
+    return [row.dtype, str(row.arch), *cells, "fails" if row.faults else "fine"]
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("ops", metavar="[OP]...", nargs=-1, type=click.Choice(found()))
+@click.option(
+    "--arch",
+    "archs",
+    multiple=True,
+    type=click.Choice([str(arch) for arch in SHARED]),
+    help="Compute capability to compile for, again for another; default: all.",
+)
+@click.option("--json", "path", type=click.Path(path_type=Path), help="Write the rows here too.")
+def main(ops: tuple[str, ...], archs: tuple[str, ...], path: Path | None) -> None:
+    """Compile the kernels of the ops OP, or of all, and look at their machine code.
+
+    Exits with 0 if all is fine, 1 if a kernel breaks a rule, 2 if nothing can be compiled.
+    """
+    if find_spec("triton") is None:
+        raise click.UsageError("want Triton, which is not installed: pip install 'triton>=3.6'")
+    if triton_interprets():
+        raise click.UsageError(
+            "want Triton's compiler, got its interpreter, which TRITON_INTERPRET chose when Triton "
+            "was imported: start this process without that variable"
+        )
+    rows = []
+    for op in ops or found():
+        click.echo(f"core.kernels.{op}_triton compiles")
+        examples = import_module(f"core.kernels.{op}_triton").examples()
+        rows += gate(examples, [int(arch) for arch in archs or SHARED])
+    if path is not None:
+        _write(path, rows)
+    show(rows)
+    sys.exit(1 if any(row.faults for row in rows) else 0)
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    import triton
+
+    outcome = {
+        "bench": "aot",
+        "provenance": provenance(HERE),
+        "triton": triton.__version__,
+        "rows": [row._asdict() | {"code": row.code and row.code._asdict()} for row in rows],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(outcome, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
