@@ -1,0 +1,117 @@
+"""Seconds and bytes of a call.
+
+On a CPU the seconds are those of the processor: what else the machine does stays out of them. On a
+GPU they lie between two events on it, after its cache was overwritten.
+"""
+
+import ctypes
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+Call = Callable[[], Any]
+
+FEWEST = 3
+"""Times that anything is measured, however slow."""
+CACHE = 2**28
+"""Bytes to overwrite, several times the last cache of a GPU."""
+
+
+def alternate(
+    calls: Mapping[str, Call], device: str, *, rounds: int = 9, patience: float = 8.0
+) -> dict[str, float]:
+    """Return the median seconds of each call; they take turns, so that all see the same machine.
+
+    Args:
+        calls: by name.
+        device: "cpu" or "cuda".
+        rounds: how often each is measured; on a GPU each time is a median itself.
+        patience: seconds after which a slow call is measured no more, but for three times.
+    """
+    measured = _on_gpu if device == "cuda" else _on_cpu
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()  # warm
+    for _ in range(rounds):
+        for name, call in calls.items():
+            if len(seconds[name]) < FEWEST or sum(seconds[name]) < patience:
+                seconds[name].append(measured(call))
+    return {name: median(found) for name, found in seconds.items()}
+
+
+def peak_bytes(call: Call, device: str) -> int | None:
+    """Return how far memory rises while a call runs: scratch and results, not its inputs.
+
+    Returns:
+        Bytes; on a CPU those of the whole process, None where the system does not tell.
+    """
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    before = _restart_peak()
+    call()
+    return None if before is None else max(0, _status("VmHWM") - before)
+
+
+def free_bytes(device: str) -> float:
+    """Return the bytes that can be had; infinity where the system does not tell."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        return float(torch.cuda.mem_get_info()[0])
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        found = None
+    return int(found[1]) * 1024.0 if found else float("inf")
+
+
+def _on_cpu(call: Call) -> float:
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def _on_gpu(call: Call, seconds: float = 0.1, most: int = 200) -> float:
+    """Return the median over calls that are queued for a while, at most `most` of them."""
+    cache = torch.empty(CACHE, dtype=torch.int8, device="cuda")
+    events = []
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    while len(events) < FEWEST or (time.perf_counter() - start < seconds and len(events) < most):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        cache.zero_()
+        begin.record()
+        call()
+        end.record()
+        events.append((begin, end))
+    torch.cuda.synchronize()
+    return median(begin.elapsed_time(end) for begin, end in events) / 1e3
+
+
+def _restart_peak() -> int | None:
+    """Make the peak of this process what it holds now, and return that; None where it cannot be."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)  # or what an earlier call freed would be used again, unseen
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
+    peak = _status("VmHWM")
+    return peak if peak <= 1.05 * _status("VmRSS") else None
+
+
+def _status(field: str) -> int:
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024 if found else 0
