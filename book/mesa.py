@@ -792,7 +792,9 @@ ledger.record(
 # {glue:text}`mesa-train-sequences:,` sequences. As the loss of a sample is quadratic in
 # $W^{PV} \otimes W^{KQ}$, its coefficients can be summed once
 # ({py:class}`~core.mesa.sampled.SampledLoss`); training the layer itself, pass by pass, gives the
-# same products to {glue:text}`mesa-same-training`.
+# same products to {glue:text}`mesa-same-training`. There the layer runs on
+# {py:func}`~core.kernels.causal_linear_attention.causal_linear_attention`: the sum over each prefix
+# is that of the one before and one term more.
 #
 # A sample has moments of its own, and its limit differs from the exact one. By how much, for a layer
 # that is kept diagonal, follows from moments up to $\mathbb{E} x^{12}$ and a pilot of the phases: for
