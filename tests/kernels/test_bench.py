@@ -249,6 +249,34 @@ def test_calls_take_turns_and_a_slow_one_is_spared(monkeypatch):
     assert order == ["slow", "quick"] * 3 + ["quick"] * 2
 
 
+@pytest.mark.parametrize(("seconds", "calls"), [(0.04, 3), (0.01, 10), (1e-9, 200)])
+def test_a_gpu_is_kept_busy_for_a_while_whatever_a_call_takes(monkeypatch, seconds, calls):
+    now, started = [0.0], []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = now[0]
+
+        def elapsed_time(self, end):
+            return 1e3 * (end.at - self.at)
+
+    def call():
+        assert (cache == 0).all()  # overwritten before the clock starts
+        cache.fill_(1)
+        started.append(1)
+        now[0] += seconds
+
+    cache = torch.ones(4)
+    monkeypatch.setattr(torch, "empty", lambda *size, **options: cache)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    assert _timing._on_gpu(call) == pytest.approx(seconds)
+    assert len(started) - 1 in (calls, calls - 1)  # one to see how long it takes; rounding
+
+
 def test_peak_memory_is_what_a_call_holds_at_once():
     size = 2**26
 

@@ -81,12 +81,18 @@ def _on_cpu(call: Call) -> float:
 
 
 def _on_gpu(call: Call, seconds: float = 0.1, most: int = 200) -> float:
-    """Return the median over calls that are queued for a while, at most `most` of them."""
+    """Return the median over as many calls as take so many seconds, at most `most`.
+
+    They are queued, for the GPU not to wait for Python where it need not.
+    """
     cache = torch.empty(CACHE, dtype=torch.int8, device="cuda")
+    one = _queued(call, cache, 1)[0]
+    return median(_queued(call, cache, min(most, max(FEWEST, int(seconds / max(one, 1e-6))))))
+
+
+def _queued(call: Call, cache: torch.Tensor, times: int) -> list[float]:
     events = []
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    while len(events) < FEWEST or (time.perf_counter() - start < seconds and len(events) < most):
+    for _ in range(times):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         cache.zero_()
         begin.record()
@@ -94,7 +100,7 @@ def _on_gpu(call: Call, seconds: float = 0.1, most: int = 200) -> float:
         end.record()
         events.append((begin, end))
     torch.cuda.synchronize()
-    return median(begin.elapsed_time(end) for begin, end in events) / 1e3
+    return [begin.elapsed_time(end) / 1e3 for begin, end in events]
 
 
 def _restart_peak() -> int | None:

@@ -35,7 +35,7 @@ from core.kernels.evidence import reasons, title
 from core.provenance import provenance
 
 OUT = Path("book", "evidence", "kernels")
-WIDTH = 120
+WIDTH = 144
 Document = dict[str, Any]
 
 
