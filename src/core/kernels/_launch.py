@@ -28,7 +28,10 @@ class Launch(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A launch to compile ahead of time: made from `meta` tensors by the code that launches."""
+    """A launch to compile ahead of time: made from `meta` tensors by the code that launches.
+
+    `<op>_triton.examples(arch)` yields them, for a compute capability such as 90.
+    """
 
     op: str
     case: str
