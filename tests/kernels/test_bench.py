@@ -1,4 +1,7 @@
 import json
+import resource
+import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -277,17 +280,32 @@ def test_a_gpu_is_kept_busy_for_a_while_whatever_a_call_takes(monkeypatch, secon
     assert len(started) - 1 in (calls, calls - 1)  # one to see how long it takes; rounding
 
 
-def test_peak_memory_is_what_a_call_holds_at_once():
+@pytest.mark.parametrize("keeping", [nullcontext, _timing.kept_memory])
+def test_peak_memory_is_what_a_call_holds_at_once(keeping):
     size = 2**26
 
     def call():
         for _ in range(2):
             torch.ones(size, dtype=torch.int8)  # freed before the next
 
-    found = _timing.peak_bytes(call, "cpu")
+    with keeping():
+        call()
+        found = _timing.peak_bytes(call, "cpu")
     if found is None:
         pytest.skip("this system does not tell the peak of a process")
     assert size * 0.95 < found < 1.5 * size
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_memory_once_held_is_held_again_without_new_pages():
+    def new_pages():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(2**26, dtype=torch.int8)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    with _timing.kept_memory():
+        new_pages()
+        assert new_pages() < 100  # of 16,384
 
 
 @pytest.mark.parametrize("op", _subject.found())
