@@ -83,7 +83,7 @@ def test_what_is_no_machine_code_is_refused(text):
         aot.read(text)
 
 
-FINE = aot.Code(64, 0, 48 * 1024, 64, local=0, tensor_cores=8, wide=4, accesses=6)
+FINE = aot.Code(64, 0, 48 * 1024, 64, tile=16, local=0, tensor_cores=8, wide=4, accesses=6)
 CONTIGUOUS = torch.empty(4, 12, 64, device="meta")
 
 
@@ -125,15 +125,31 @@ def test_tensor_cores_are_wanted_only_where_the_example_says_so():
     [
         CONTIGUOUS.transpose(0, 1),
         CONTIGUOUS.flatten()[1:65],  # begins at byte 4
-        torch.empty(4, 12, 63, device="meta"),
-        torch.empty(4, 12, 7, device="meta", dtype=torch.bfloat16),
+        torch.empty(4, 12, 20, device="meta"),  # 80 bytes: but Triton cannot tell 20 from 21
         torch.empty((), device="meta"),
     ],
-    ids=["strided", "unaligned", "odd rows", "short rows", "a number"],
+    ids=["strided", "unaligned", "rows of 20", "a number"],
 )
 def test_wide_accesses_are_wanted_only_where_all_tensors_allow_them(other):
     assert "16 bytes" in broken(CONTIGUOUS, CONTIGUOUS, wide=0)
     assert not broken(CONTIGUOUS, other, wide=0)
+
+
+def test_wide_accesses_are_wanted_only_where_a_thread_has_that_much_to_read():
+    assert not broken(CONTIGUOUS, wide=0, tile=15)
+
+
+def test_the_largest_tile_is_that_of_most_bytes():
+    ttgir = """
+    %0 = tt.addptr %x, %i : !tt.ptr<f64>, i64
+    %1 = tt.load %a, %m : tensor<16x32x!tt.ptr<f32>, #blocked>
+    %2 = ttg.async_copy_global_to_local %b, %s : tensor<16x64x!tt.ptr<bf16>, #blocked1> -> <16x64>
+    tt.store %c, %d : tensor<512x!tt.ptr<f64>, #blocked2>
+    %3 = tt.load %e, %m : tensor<4096x!tt.ptr<i1>, #blocked>
+    %4 = arith.addf %f, %g : tensor<64x64xf32, #mma>
+    """
+    assert aot.largest_tile(ttgir) == 512 * 8
+    assert aot.largest_tile("") == 0
 
 
 KERNELS = """
@@ -186,7 +202,7 @@ def example(case, kernel, *, BLOCK, tensor_cores=False, dtype=torch.float32, war
     return Example("tried", case, "float32", launch, tensor_cores)
 
 
-def examples():
+def examples(arch):
     numbers = {"none_ptr": None, "one": 1, "n": 4096, "huge": 2**40, "number": 0.5}
     yield example("is told", _is_told, BLOCK=1024, **numbers)
     yield example("is told an odd size", _is_told, BLOCK=1024, **numbers | {"n": 4095})
@@ -195,6 +211,7 @@ def examples():
     yield example("claims", _adds, BLOCK=1024, stride=1, tensor_cores=True)
     half = {"dtype": torch.bfloat16, "tensor_cores": True, "warps": 4}
     yield example("multiplies", _multiplies, BLOCK=64, **half)
+    yield example("adds little", _adds, BLOCK=64, stride=1)
     yield example("spills", _spills, BLOCK=8192)
     yield example("does not compile", _does_not_compile, BLOCK=4)
 """
@@ -239,6 +256,7 @@ def tried(tmp_path_factory):
         ("is told an odd size", "want accesses of 16 bytes"),
         ("adds", None),
         ("adds with gaps", "want accesses of 16 bytes"),
+        ("adds little", None),
         ("claims", "want products on tensor cores"),
         ("multiplies", None),
         ("spills", "want no spills"),
@@ -256,7 +274,7 @@ def test_a_kernel_fails_for_what_is_wrong_with_it_and_nothing_else(tried, case, 
 @needs_triton
 def test_a_failing_kernel_fails_the_command(tried):
     assert tried.done.returncode == 1
-    assert "3 of 8 fine" in tried.done.stdout
+    assert "4 of 9 fine" in tried.done.stdout
     assert "a block has three numbers" in tried.done.stdout
 
 
@@ -268,6 +286,7 @@ def test_the_rows_are_written_with_their_provenance(tried):
     code = tried.rows["multiplies"]["code"]
     assert code["tensor_cores"] > 0
     assert code["shared"] >= 2 * 64 * 64  # the operand, as tensor cores of sm_90 want it
+    assert code["tile"] == 64 * 64 * 2 // (4 * 32)
     assert tried.rows["does not compile"]["code"] is None
 
 
@@ -307,7 +326,7 @@ def test_an_unknown_name_is_refused_with_those_there_are(arguments):
 
 def test_an_op_without_examples_is_no_pass():
     with pytest.raises(ValueError, match="want at least one example"):
-        aot.gate([])
+        aot.gate(lambda arch: [])
 
 
 def test_a_kernel_is_found_by_its_file(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
     python -m core.kernels.aot [OP]... [--arch 90]... [--json PATH]
 
-Each `<op>_triton.py` yields examples of its launches, with tensors that have no memory. A stand-in
+Each `<op>_triton.py` has `examples(arch)`: launches with tensors that have no memory. A stand-in
 driver takes them through Triton's own launch, so that arguments are specialised as on a GPU (what
 is divisible by 16 is known to be, a size of 1 is a constant); only the last step is left out. What
 `cuobjdump`, which Triton brings along, then finds in the machine code has to keep these rules:
@@ -11,22 +11,25 @@ is divisible by 16 is known to be, a size of 1 is a constant); only the last ste
     spills          nothing is kept in local memory: not a byte of stack, not an LDL or STL
     memory          shared memory and tensor memory fit what a block can have
     tensor cores    an example that says its products run there has such instructions
-    wide accesses   if all tensors are contiguous, aligned, and have rows of whole 16-byte pieces,
-                    global memory is read or written 16 bytes at a time (or in bulk) somewhere
+    wide accesses   if all tensors are contiguous and aligned, their rows have 16, 32, ... numbers,
+                    and the largest tile is 16 bytes a thread, global memory is read or written
+                    16 bytes at a time (or in bulk) somewhere
 
-An instruction counts once, however often it runs. Whether a result is right, and how fast it is
-there, no compiler can tell: the tests and the bench do.
+Of other rows Triton does not know where they begin: all that it knows of a size is whether 16
+divides it. Of a smaller tile no thread has 16 bytes to take. An instruction counts once, however
+often it runs. Whether a result is right, and how fast it is there, no compiler can tell: the tests
+and the bench do.
 """
 
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import product
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from traceback import format_exception
@@ -56,6 +59,7 @@ class Code(NamedTuple):
     spilled: int  # bytes of local memory a thread
     shared: int  # bytes a block
     tensor_memory: int  # columns a block
+    tile: int  # bytes of the largest tile that is read or written at once, a thread
     local: int  # accesses of local memory
     tensor_cores: int  # products on tensor cores
     wide: int  # accesses of global memory, 16 bytes or more at a time
@@ -78,13 +82,15 @@ def found() -> list[str]:
     return sorted(path.stem.removesuffix("_triton") for path in HERE.glob("*_triton.py"))
 
 
-def gate(examples: Iterable[Example], archs: Iterable[int] = tuple(SHARED)) -> list[Row]:
-    """Compile each example for each architecture and hold it against the rules.
+def gate(
+    examples: Callable[[int], Iterable[Example]], archs: Iterable[int] = tuple(SHARED)
+) -> list[Row]:
+    """Compile the examples of each architecture and hold them against the rules.
 
     For a process of its own, where Triton does not interpret. Nothing is taken from Triton's cache
     on disk, nor left in it.
     """
-    jobs = list(product(examples, archs))
+    jobs = [(example, arch) for arch in archs for example in examples(arch)]
     if not jobs:
         raise ValueError("want at least one example and one architecture, got none")
     from triton import knobs
@@ -109,7 +115,12 @@ def _row(example: Example, arch: int, cubin: Path) -> Row:
     cubin.write_bytes(kernel.asm["cubin"])
     tool = [knobs.nvidia.cuobjdump.path, "-res-usage", "-sass", str(cubin)]
     dump = subprocess.run(tool, capture_output=True, text=True, check=True).stdout
-    code = read(dump, kernel.metadata.shared, kernel.metadata.tmem_size or 0)
+    code = read(
+        dump,
+        shared=kernel.metadata.shared,
+        tensor_memory=kernel.metadata.tmem_size or 0,
+        tile=largest_tile(kernel.asm["ttgir"]) // (32 * launch.warps),
+    )
     return Row(*name, code, list(faults(example, arch, code)))
 
 
@@ -146,13 +157,14 @@ _GLOBAL = re.compile(rf"(LDG|STG|LDGSTS|REDG?|ATOMG?|LD|ST|{_IN_BULK})\b")
 _WIDE = re.compile(rf"({_IN_BULK})\b|(LDG|STG|LDGSTS|LD|ST)\.(.*\.)?(128|256)\b")
 
 
-def read(dump: str, shared: int = 0, tensor_memory: int = 0) -> Code:
+def read(dump: str, *, shared: int = 0, tensor_memory: int = 0, tile: int = 0) -> Code:
     """Return what is in a kernel.
 
     Args:
         dump: what `cuobjdump -res-usage -sass` prints of it.
-        shared: bytes a block, which the dump does not have: they are asked for at the launch.
-        tensor_memory: columns a block, likewise.
+        shared: as `Code` has it; the machine code has not, it is asked for at the launch.
+        tensor_memory: likewise.
+        tile: likewise.
     """
     resources = [[int(number) for number in line] for line in _RESOURCES.findall(dump)]
     names = _INSTRUCTION.findall(dump)
@@ -167,11 +179,19 @@ def read(dump: str, shared: int = 0, tensor_memory: int = 0) -> Code:
         spilled=max(stack + local for _, stack, local in resources),
         shared=shared,
         tensor_memory=tensor_memory,
+        tile=tile,
         local=count(_LOCAL),
         tensor_cores=count(_TENSOR_CORES),
         wide=count(_WIDE),
         accesses=count(_GLOBAL),
     )
+
+
+def largest_tile(ttgir: str) -> int:
+    """Return the bytes that the largest tensor of pointers, in Triton's last IR, points to."""
+    found = re.findall(r"tensor<((?:\d+x)+)!tt\.ptr<[a-z]+(\d+)", ttgir)
+    sizes = (prod(map(int, shape.split("x")[:-1])) * int(bits) // 8 for shape, bits in found)
+    return max(sizes, default=0)
 
 
 def faults(example: Example, arch: int, code: Code) -> Iterator[str]:
@@ -193,7 +213,7 @@ def faults(example: Example, arch: int, code: Code) -> Iterator[str]:
             "and tile that they have, or say tensor_cores=False in the example"
         )
     tensors = [x for x in example.launch.arguments.values() if isinstance(x, Tensor)]
-    if not code.wide and all(map(_comes_in_16_bytes, tensors)):
+    if code.tile >= 16 and not code.wide and all(map(_comes_in_16_bytes, tensors)):
         yield (
             f"want accesses of 16 bytes, which the tensors allow, got none among {code.accesses}: "
             "let threads read along rows, and strides and masks be multiples of 16"
@@ -201,8 +221,8 @@ def faults(example: Example, arch: int, code: Code) -> Iterator[str]:
 
 
 def _comes_in_16_bytes(x: Tensor) -> bool:
-    row = x.element_size() * (x.shape[-1] if x.ndim else 1)
-    return x.is_contiguous() and x.data_ptr() % 16 == 0 and row % 16 == 0
+    rows = x.ndim > 0 and x.shape[-1] % 16 == 0
+    return rows and x.is_contiguous() and x.data_ptr() % 16 == 0
 
 
 def show(rows: list[Row]) -> None:
@@ -254,7 +274,7 @@ def main(ops: tuple[str, ...], archs: tuple[str, ...], path: Path | None) -> Non
     rows = []
     for op in ops or found():
         click.echo(f"core.kernels.{op}_triton compiles")
-        examples = import_module(f"core.kernels.{op}_triton").examples()
+        examples = import_module(f"core.kernels.{op}_triton").examples
         rows += gate(examples, [int(arch) for arch in archs or SHARED])
     if path is not None:
         _write(path, rows)
