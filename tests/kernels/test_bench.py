@@ -1,7 +1,6 @@
 import json
 import resource
 import sys
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -252,6 +251,15 @@ def test_calls_take_turns_and_a_slow_one_is_spared(monkeypatch):
     assert order == ["slow", "quick"] * 3 + ["quick"] * 2
 
 
+def test_a_quick_call_is_repeated_until_caches_are_as_in_a_loop(monkeypatch):
+    took = iter([0.02, *[0.01] * 4])  # the first finds what others left in the caches
+    now = [0.0]
+    monkeypatch.setattr(_timing.time, "process_time", lambda: now[0])
+    found = _timing._on_cpu(lambda: now.__setitem__(0, now[0] + next(took)))
+    assert found == pytest.approx(0.01)
+    assert next(took, None) is None
+
+
 @pytest.mark.parametrize(("seconds", "calls"), [(0.04, 3), (0.01, 10), (1e-9, 200)])
 def test_a_gpu_is_kept_busy_for_a_while_whatever_a_call_takes(monkeypatch, seconds, calls):
     now, started = [0.0], []
@@ -280,20 +288,18 @@ def test_a_gpu_is_kept_busy_for_a_while_whatever_a_call_takes(monkeypatch, secon
     assert len(started) - 1 in (calls, calls - 1)  # one to see how long it takes; rounding
 
 
-@pytest.mark.parametrize("keeping", [nullcontext, _timing.kept_memory])
-def test_peak_memory_is_what_a_call_holds_at_once(keeping):
+def test_peak_memory_is_what_a_call_holds_at_once():
     size = 2**26
 
     def call():
-        for _ in range(2):
+        for _ in range(4):
             torch.ones(size, dtype=torch.int8)  # freed before the next
 
-    with keeping():
-        call()
-        found = _timing.peak_bytes(call, "cpu")
+    found = _timing.peak_bytes(call, "cpu")
     if found is None:
         pytest.skip("this system does not tell the peak of a process")
-    assert size * 0.95 < found < 1.5 * size
+    # the C library may put the second beside the first, and has room for the others then
+    assert size * 0.95 < found < 2.5 * size
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")

@@ -1,9 +1,9 @@
 """Seconds and bytes of a call.
 
 On a CPU the seconds are those of the processor: what else the machine does stays out of them. So
-does what the system takes to clear new pages, within `kept_memory`: otherwise it would depend on
-what ran before whether a call pays for its pages. On a GPU, where torch keeps memory anyway, the
-seconds lie between two events, after the cache was overwritten.
+does what the system takes to clear new pages: freed memory is kept, as torch does on a GPU;
+otherwise it would depend on what ran before whether a call pays for its pages. On a GPU the seconds
+lie between two events, after the cache was overwritten.
 """
 
 import ctypes
@@ -35,17 +35,18 @@ def alternate(
     Args:
         calls: by name.
         device: "cpu" or "cuda".
-        rounds: how often each is measured; on a GPU each time is a median itself.
+        rounds: turns; in each, a quick call is repeated, and the median taken.
         patience: seconds after which a slow call is measured no more, but for three times.
     """
     measured = _on_gpu if device == "cuda" else _on_cpu
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()  # warm
-    for _ in range(rounds):
-        for name, call in calls.items():
-            if len(seconds[name]) < FEWEST or sum(seconds[name]) < patience:
-                seconds[name].append(measured(call))
+    with kept_memory():
+        for call in calls.values():
+            call()  # warm
+        for _ in range(rounds):
+            for name, call in calls.items():
+                if len(seconds[name]) < FEWEST or sum(seconds[name]) < patience:
+                    seconds[name].append(measured(call))
     return {name: median(found) for name, found in seconds.items()}
 
 
@@ -73,7 +74,8 @@ def peak_bytes(call: Call, device: str) -> int | None:
     """Return how far memory rises while a call runs: scratch and results, not its inputs.
 
     Returns:
-        Bytes; on a CPU those of the whole process, None where the system does not tell.
+        Bytes; on a CPU those of the whole process, good to some MB, None where the system does not
+        tell.
     """
     if device == "cuda":
         torch.cuda.synchronize()
@@ -98,20 +100,30 @@ def free_bytes(device: str) -> float:
     return int(found[1]) * 1024.0 if found else float("inf")
 
 
-def _on_cpu(call: Call) -> float:
+def _on_cpu(call: Call, seconds: float = 0.1) -> float:
+    """Return the median over as many calls as take so many seconds: caches are as in a loop."""
+    one = _timed(call)
+    return median([one, *(_timed(call) for _ in range(_times(seconds, one) - 1))])
+
+
+def _timed(call: Call) -> float:
     start = time.process_time()
     call()
     return time.process_time() - start
 
 
-def _on_gpu(call: Call, seconds: float = 0.1, most: int = 200) -> float:
-    """Return the median over as many calls as take so many seconds, at most `most`.
+def _on_gpu(call: Call, seconds: float = 0.1) -> float:
+    """Return the median over as many calls as take so many seconds.
 
     They are queued, for the GPU not to wait for Python where it need not.
     """
     cache = torch.empty(CACHE, dtype=torch.int8, device="cuda")
     one = _queued(call, cache, 1)[0]
-    return median(_queued(call, cache, min(most, max(FEWEST, int(seconds / max(one, 1e-6))))))
+    return median(_queued(call, cache, max(FEWEST, _times(seconds, one))))
+
+
+def _times(seconds: float, one: float, most: int = 200) -> int:
+    return min(most, int(seconds / max(one, 1e-6)))
 
 
 def _queued(call: Call, cache: torch.Tensor, times: int) -> list[float]:

@@ -31,7 +31,6 @@ from rich.table import Table
 from core.kernels._ceilings import ceilings_of
 from core.kernels._measure import Row, Wrong, measure
 from core.kernels._subject import HERE, Peer, Subject, found, load
-from core.kernels._timing import kept_memory
 from core.kernels.evidence import reasons, title
 from core.provenance import provenance
 
@@ -75,7 +74,7 @@ def run(
         raise Refused(str(error)) from error
     kind = _kind(device)
     chosen = _chosen(op, subject, kind, peers)
-    with _one_thread(kind), kept_memory():
+    with _one_thread(kind):
         rows, ceilings = _rows(subject, kind, chosen, progress)
         source = {**provenance(HERE), "threads": torch.get_num_threads()}
     return {
