@@ -203,14 +203,16 @@ def example(case, kernel, *, BLOCK, tensor_cores=False, dtype=torch.float32, war
 
 
 def examples(arch):
+    half = {"dtype": torch.bfloat16, "tensor_cores": True, "warps": 4}
+    yield example("multiplies", _multiplies, BLOCK=64, **half)
+    if arch == 80:
+        return
     numbers = {"none_ptr": None, "one": 1, "n": 4096, "huge": 2**40, "number": 0.5}
     yield example("is told", _is_told, BLOCK=1024, **numbers)
     yield example("is told an odd size", _is_told, BLOCK=1024, **numbers | {"n": 4095})
     yield example("adds", _adds, BLOCK=1024, stride=1)
     yield example("adds with gaps", _adds, BLOCK=1024, stride=2)
     yield example("claims", _adds, BLOCK=1024, stride=1, tensor_cores=True)
-    half = {"dtype": torch.bfloat16, "tensor_cores": True, "warps": 4}
-    yield example("multiplies", _multiplies, BLOCK=64, **half)
     yield example("adds little", _adds, BLOCK=64, stride=1)
     yield example("spills", _spills, BLOCK=8192)
     yield example("does not compile", _does_not_compile, BLOCK=4)
@@ -241,11 +243,13 @@ def tried(tmp_path_factory):
     (folder / "tried_triton.py").write_text(KERNELS)
     path = folder / "new" / "aot.json"
     cache = folder / "cache"
-    done = run("-c", GATE_OF_A_FOLDER, folder, "--arch", 90, "--json", path, TRITON_CACHE_DIR=cache)
+    archs = "--arch", 80, "--arch", 90
+    done = run("-c", GATE_OF_A_FOLDER, folder, *archs, "--json", path, TRITON_CACHE_DIR=cache)
     assert path.exists(), done.stderr
     written = json.loads(path.read_text())
-    rows = {row["case"]: row for row in written["rows"]}
-    return SimpleNamespace(done=done, written=written, rows=rows, cache=cache)
+    before, *rows = written["rows"]
+    rows = {row["case"]: row for row in rows}
+    return SimpleNamespace(done=done, written=written, before=before, rows=rows, cache=cache)
 
 
 @needs_triton
@@ -274,7 +278,7 @@ def test_a_kernel_fails_for_what_is_wrong_with_it_and_nothing_else(tried, case, 
 @needs_triton
 def test_a_failing_kernel_fails_the_command(tried):
     assert tried.done.returncode == 1
-    assert "4 of 9 fine" in tried.done.stdout
+    assert "5 of 10 fine" in tried.done.stdout
     assert "a block has three numbers" in tried.done.stdout
 
 
@@ -288,6 +292,14 @@ def test_the_rows_are_written_with_their_provenance(tried):
     assert code["shared"] >= 2 * 64 * 64  # the operand, as tensor cores of sm_90 want it
     assert code["tile"] == 64 * 64 * 2 // (4 * 32)
     assert tried.rows["does not compile"]["code"] is None
+
+
+@needs_triton
+def test_each_architecture_has_its_own_code(tried):
+    here, before = tried.rows["multiplies"], tried.before
+    assert (here["arch"], before["arch"], before["faults"]) == (90, 80, [])
+    # an instruction multiplies 16 x 8 x 16 numbers on sm_80, 64 x 64 x 16 by four warps on sm_90
+    assert before["code"]["tensor_cores"] == 8 * here["code"]["tensor_cores"]
 
 
 @needs_triton

@@ -26,6 +26,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
@@ -34,7 +35,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from traceback import format_exception
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 from rich.console import Console
@@ -95,31 +96,38 @@ def gate(
         raise ValueError("want at least one example and one architecture, got none")
     from triton import knobs
 
-    with TemporaryDirectory() as folder, knobs.cache.scope():
+    # reading takes as long as compiling, in another program: side by side
+    with TemporaryDirectory() as folder, knobs.cache.scope(), ThreadPoolExecutor(1) as reader:
         knobs.cache.dir = folder
-        return [_row(*job, Path(folder, "kernel.cubin")) for job in jobs]
+        rows = [reader.submit(_row, *job, _compiled(*job), Path(folder, "cubin")) for job in jobs]
+        return [row.result() for row in rows]
 
 
-def _row(example: Example, arch: int, cubin: Path) -> Row:
-    from triton import knobs
-
-    name = example.op, example.case, example.dtype, arch
+def _compiled(example: Example, arch: int) -> Any:
+    """Return what Triton compiles, or the error."""
     launch = example.launch
     options = {"num_warps": launch.warps, "num_stages": launch.stages, "grid": (launch.programs,)}
     try:
         with _stand_in(arch):
-            kernel = launch.kernel.warmup(**launch.arguments, **launch.constants, **options)
+            return launch.kernel.warmup(**launch.arguments, **launch.constants, **options)
     except Exception as error:  # whatever a compiler throws: the other rows are still wanted
-        said = "".join(format_exception(error, limit=0)).strip()
+        return error
+
+
+def _row(example: Example, arch: int, kernel: Any, cubin: Path) -> Row:
+    from triton import knobs
+
+    name = example.op, example.case, example.dtype, arch
+    if isinstance(kernel, Exception):
+        said = "".join(format_exception(kernel, limit=0)).strip()
         return Row(*name, None, [f"want a kernel that compiles, got:\n{said}"])
     cubin.write_bytes(kernel.asm["cubin"])
     tool = [knobs.nvidia.cuobjdump.path, "-res-usage", "-sass", str(cubin)]
-    dump = subprocess.run(tool, capture_output=True, text=True, check=True).stdout
     code = read(
-        dump,
+        subprocess.run(tool, capture_output=True, text=True, check=True).stdout,
         shared=kernel.metadata.shared,
         tensor_memory=kernel.metadata.tmem_size or 0,
-        tile=largest_tile(kernel.asm["ttgir"]) // (32 * launch.warps),
+        tile=largest_tile(kernel.asm["ttgir"]) // (32 * example.launch.warps),
     )
     return Row(*name, code, list(faults(example, arch, code)))
 
