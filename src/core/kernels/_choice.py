@@ -133,7 +133,16 @@ def use(impl: Impl) -> Iterator[None]:
         _of_the_run = before
 
 
-@torch.compiler.assume_constant_result
+def constant(function: Callable[..., str | None]) -> Callable[..., str | None]:
+    """Let torch.compile call a function as it traces, not look into it.
+
+    As `torch.compiler.assume_constant_result` does, which would import the whole compiler here.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@constant
 def _triton_missing(device: str) -> str | None:
     """Say why Triton cannot run a kernel on tensors of this type of device, None if it can."""
     if find_spec("triton") is None:

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -41,3 +42,23 @@ class Example(NamedTuple):
     launch: Launch
     tensor_cores: bool
     """Whether its products have to run on tensor cores."""
+
+
+def real_rows(x: Tensor) -> Tensor:
+    """Return `[..., T, W]` as a kernel reads it: real, `[B, H, T, W]`, last stride 1.
+
+    A complex number becomes two columns. A view where the strides allow it.
+    """
+    if x.is_complex():
+        x = torch.view_as_real(x.resolve_conj()).flatten(-2)
+    x = x.resolve_neg()
+    x = x if x.stride(-1) == 1 else x.contiguous()
+    return x.reshape(-1, x.shape[-3] if x.ndim > 2 else 1, *x.shape[-2:])
+
+
+def compute_capability(device: torch.device) -> int:
+    """Return 90 for 9.0; also where there is no GPU and the interpreter runs the kernel."""
+    if device.type != "cuda":
+        return 90
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor

@@ -24,12 +24,13 @@ width of values, C tokens of a block. Transformers: arXiv:2006.16236v3 (Eqs. 8 a
 the identity); blocks: arXiv:2312.06635v6, Section 4; w_t = 1/(t - 1): arXiv:2405.16845v2, Eq. (1).
 """
 
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from core.kernels._choice import Impl, Op, refuse_forward_mode
+from core.kernels._choice import Impl, Op, constant, refuse_forward_mode
 
 DTYPES = (
     torch.float32,
@@ -105,11 +106,11 @@ def torch_attention(
     q, k, v = (x.reshape(lead.numel(), T, x.shape[-1]) for x in (q, k, v))
     w = _weights(T, q) if normalize else None
     at_once = max(1, SCRATCH // (blocks * (C * (C + 2 * D + 2 * M) + D * M)))
-    parts = [
-        _attend(*qkv, C, w, reverse)
-        for qkv in zip(q.split(at_once), k.split(at_once), v.split(at_once), strict=True)
-    ]
-    return torch.cat(parts).view(*lead, T, M)
+    o = torch.empty_like(v)
+    for i in range(0, len(o), at_once):
+        part = slice(i, i + at_once)
+        o[part] = _attend(q[part], k[part], v[part], C, w, reverse)
+    return o.view(*lead, T, M)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, C: int, w: Tensor | None, reverse: bool) -> Tensor:
@@ -121,13 +122,23 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, C: int, w: Tensor | None, reverse: 
     scores = q @ k.mH
     o = (scores.triu_() if reverse else scores.tril_()) @ v
     if q.shape[1] > 1:
-        S = k.mH @ v  # [B, n, D, M]
-        if reverse:
-            o[:, :-1] += q[:, :-1] @ S.flip(1).cumsum(1).flip(1)[:, 1:]
-        else:
-            o[:, 1:] += q[:, 1:] @ S.cumsum(1)[:, :-1]
+        later, earlier = slice(1, None), slice(None, -1)
+        source, target = (later, earlier) if reverse else (earlier, later)
+        S = k[:, source].mH @ v[:, source]  # [B, n - 1, D, M]: what each block adds
+        o[:, target] += q[:, target] @ _running_sum(S, reverse)
     o = o.flatten(1, 2)[:, :T]
     return o if w is None or reverse else o * w
+
+
+def _running_sum(S: Tensor, reverse: bool) -> Tensor:
+    """Return the sums along dimension 1, from the end if `reverse`; may work in place."""
+    if S.is_cuda:
+        return S.flip(1).cumsum(1).flip(1) if reverse else S.cumsum(1)
+    # torch's cumsum on a CPU takes half as long again as all the products
+    order = range(S.shape[1])[::-1] if reverse else range(S.shape[1])
+    for before, i in pairwise(order):
+        S[:, i] += S[:, before]
+    return S
 
 
 def _blocks(T: int, D: int, M: int) -> tuple[int, int]:
@@ -135,7 +146,7 @@ def _blocks(T: int, D: int, M: int) -> tuple[int, int]:
 
     Scores cost C (D + M) a token and states 2 D M, whatever C: they balance near the width.
     """
-    about = min(128, max(16, (D + M) // 2))
+    about = min(128, max(20, (D + M) // 2))
     blocks = max(1, -(-T // about))
     return blocks, -(-T // blocks)
 
@@ -174,9 +185,14 @@ def _check(
 
 
 def _triton_limit(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+    return _triton_limit_of(q.device, q.dtype, q.shape[-1], v.shape[-1])
+
+
+@constant
+def _triton_limit_of(device: torch.device, dtype: torch.dtype, D: int, M: int) -> str | None:
     from core.kernels.causal_linear_attention_triton import limit
 
-    return limit(q, k, v)
+    return limit(device, dtype, D, M)
 
 
 OP = Op("causal_linear_attention", _check, {"triton": _triton_limit})
@@ -200,7 +216,9 @@ def _run(q: Tensor, k: Tensor, v: Tensor, normalize: bool, reverse: bool, impl: 
 
         return triton_attention(q, k, v, out, normalize=normalize, reverse=reverse)
     attention = reference_attention if impl == "reference" else torch_attention
-    return out.copy_(attention(q, k, v, normalize=normalize, reverse=reverse))
+    result = attention(q, k, v, normalize=normalize, reverse=reverse)
+    as_promised = result.dtype == out.dtype and result.stride() == out.stride()
+    return result if as_promised else out.copy_(result)
 
 
 def _fake(q: Tensor, k: Tensor, v: Tensor, normalize: bool, reverse: bool, impl: str) -> Tensor:

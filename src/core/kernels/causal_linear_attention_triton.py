@@ -10,8 +10,8 @@ segment, torch adds them up, and the second launch starts from those sums.
 `_steps_kernel` is for states of a few hundred numbers and many short sequences: token by token,
 a warp a sequence, no tensor cores and so no rounding to their formats.
 
-Both see real columns only. A complex tensor is its (re, im) pairs side by side, 2D columns. With
-J x the pairs (-im, re) of x, which is i x, and a . b the real dot product over all of them,
+Both see real columns only: a complex tensor is its (re, im) pairs side by side. With J x the pairs
+(-im, re), which is i x, and a . b the real dot product over all of them,
 
     k^* q = k . q - i (k . J q)        o = sum v (k . q) + J sum v (k . -J q)
 
@@ -31,7 +31,7 @@ import triton.language as tl
 from torch import Tensor
 
 from core.kernels._choice import triton_interprets
-from core.kernels._launch import Example, Launch
+from core.kernels._launch import Example, Launch, compute_capability, real_rows
 
 SMALL_STATE, SHORT = 1024, 1024
 """Numbers in a state, and tokens in a sequence, up to which it is walked token by token."""
@@ -176,7 +176,7 @@ def _steps_kernel(
 
     S = tl.zeros([N, D_BLOCK, M_BLOCK], ACC)
     for i in tl.range(0, T, num_stages=STAGES):
-        t = T - 1 - i if REVERSE else i
+        t = tl.cast(T - 1 - i if REVERSE else i, tl.int64)
         q = tl.load(q_ptrs + t * q_t, mask=in_k, other=0.0).to(ACC)
         k = tl.load(k_ptrs + t * k_t, mask=in_k, other=0.0).to(ACC)
         v = tl.load(v_ptrs + t * v_t, mask=in_v, other=0.0).to(ACC)
@@ -205,7 +205,7 @@ class _Rows(NamedTuple):
 
     def arguments(self) -> dict[str, Any]:
         """Return what both kernels are told: pointers, strides, sizes."""
-        B, H, T, D = self.q.shape
+        _, H, T, D = self.q.shape
         named = self._asdict().items()
         strides = {f"{x}_{axis}": t.stride(j) for x, t in named for j, axis in enumerate("bht")}
         pointers = {f"{x}_ptr": t for x, t in named}
@@ -221,25 +221,23 @@ class _Plan(NamedTuple):
     arch: int
     """Compute capability, 90 for 9.0."""
     segments: int | None = None
-    """Pieces a sequence is cut into; None: one, or enough to fill the GPU."""
 
     def flags(self) -> dict[str, Any]:
         """Return the constants that both kernels take."""
         return {"COMPLEX": self.complex, "NORMALIZE": self.normalize, "REVERSE": self.reverse}
 
 
-def limit(q: Tensor, k: Tensor, v: Tensor) -> str | None:
-    """Return why the kernels cannot serve these tensors, None if they can."""
-    if _arch(q) < 80:
-        name = torch.cuda.get_device_name(q.device)
+def limit(device: torch.device, dtype: torch.dtype, D: int, M: int) -> str | None:
+    """Return why the kernels cannot serve tensors of this kind and width, None if they can."""
+    if compute_capability(device) < 80:
+        name = torch.cuda.get_device_name(device)
         return f"impl='triton' wants compute capability 8.0 or later, got {name}: take impl='torch'"
-    parts = 2 if q.is_complex() else 1
-    small = _is_small(parts * q.shape[-1], parts * v.shape[-1])
-    if q.dtype.to_real() == torch.float64 and not small:
+    parts = 2 if dtype.is_complex else 1
+    if dtype.to_real() == torch.float64 and not _is_small(parts * D, parts * M):
         return (
-            f"impl='triton' wants a state of at most {SMALL_STATE} numbers for {q.dtype}, widths "
-            f"rounded up to powers of two, got D = {q.shape[-1]}, M = {v.shape[-1]}: take "
-            "impl='torch', whose float64 products the GPU's own library does better"
+            f"impl='triton' wants a state of at most {SMALL_STATE} numbers for {dtype}, widths "
+            f"rounded up to powers of two, got D = {D}, M = {M}: take impl='torch', whose float64 "
+            "products the GPU's own library does better"
         )
     return None
 
@@ -263,26 +261,18 @@ def triton_attention(
         out: `[..., T, M]`.
         normalize: as for the op.
         reverse: as for the op.
-        segments: pieces to cut a sequence into, for tests: `_blocks_kernel` then serves whatever
-            the size. None: the kernel and as many pieces as suit the GPU.
+        segments: pieces to cut a sequence into, by `_blocks_kernel` whatever its size; None: the
+            kernel and the number that suit.
     """
-    rows = _Rows(*(_real_rows(x) for x in (q, k, v, out)))
-    plan = _Plan(q.is_complex(), normalize, reverse, _arch(q), segments)
-    for launch in _launches(rows, plan):
-        launch.run()
+    rows = _Rows(*(real_rows(x) for x in (q, k, v, out)))
+    plan = _Plan(q.is_complex(), normalize, reverse, compute_capability(q.device), segments)
+    with torch.cuda.device_of(q):
+        for launch in _launches(rows, plan):
+            launch.run()
     if rows.o.data_ptr() != out.data_ptr():  # `out` has no layout that a kernel writes
         o = torch.view_as_complex(rows.o.unflatten(-1, (-1, 2))) if q.is_complex() else rows.o
         out.copy_(o.view(out.shape))
     return out
-
-
-def _real_rows(x: Tensor) -> Tensor:
-    """Return `[B, H, T, W]`, a view where the strides allow it."""
-    if x.is_complex():
-        x = torch.view_as_real(x.resolve_conj()).flatten(-2)
-    x = x.resolve_neg()
-    x = x if x.stride(-1) == 1 else x.contiguous()
-    return x.reshape(-1, x.shape[-3] if x.ndim > 2 else 1, *x.shape[-2:])
 
 
 def _launches(rows: _Rows, plan: _Plan) -> Iterator[Launch]:
@@ -367,13 +357,6 @@ def _tile(rows: _Rows, plan: _Plan) -> tuple[int, _Tile]:
     return D_BLOCK, tiles[max(D_BLOCK, min(tiles))]
 
 
-def _arch(x: Tensor) -> int:
-    if not x.is_cuda:
-        return 90  # in the interpreter, any will do
-    major, minor = torch.cuda.get_device_capability(x.device)
-    return 10 * major + minor
-
-
 def _enough(programs: int, like: Tensor) -> int:
     """Return how many segments a sequence needs so that there are two programs a processor."""
     if not like.is_cuda:
@@ -397,7 +380,7 @@ def examples(arch: int) -> Iterator[Example]:
     for dtype, T, D, segments in _EXAMPLES:
         for reverse in (False, True):
             q = torch.empty(8, 32, T, D, dtype=dtype, device="meta")
-            rows = _Rows(*(_real_rows(q),) * 4)
+            rows = _Rows(*(real_rows(q),) * 4)
             for launch in _launches(rows, _Plan(q.is_complex(), True, reverse, arch, segments)):
                 blocks = launch.kernel is _blocks_kernel
                 case = [f"D = M = {D}", "backward in time" if reverse else "forward"]
