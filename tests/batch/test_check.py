@@ -65,6 +65,13 @@ def pretend_executed(root: Path) -> None:
     edit_record(root, source=tiny.sha256)
 
 
+def measure(root: Path, chapter: str) -> None:
+    """Leave beside the chapter what a bench writes."""
+    path = root / "book" / "evidence" / chapter / "tiny-cpu.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"bench": "tiny", "rows": []}')
+
+
 def rewrite_pages(root: Path) -> None:
     write_pages(root / "book", all_chapters(root))
 
@@ -252,6 +259,22 @@ FAULTS = {
         lambda root: edit(root / "book/evidence/tiny/long.json", "tiny-e1", "tiny-e9"),
         "book/evidence/tiny/long.json: claim tiny-e9 is none of the chapter's",
     ),
+    "evidence that is a list": (
+        lambda root: (root / "book/evidence/tiny/long.json").write_text("[]"),
+        "book/evidence/tiny/long.json: it is the record of None",
+    ),
+    "evidence cut short": (
+        lambda root: (root / "book/evidence/tiny/long.json").write_text('{"bench": "tiny"'),
+        "book/evidence/tiny/long.json: it is the record of None",
+    ),
+    "evidence of no chapter": (
+        lambda root: shutil.copytree(root / "book/evidence/tiny", root / "book/evidence/old"),
+        "book/evidence/old: belongs to no chapter",
+    ),
+    "measurement of no chapter": (
+        lambda root: measure(root, "old"),
+        "book/evidence/old: belongs to no chapter",
+    ),
 }
 
 
@@ -295,6 +318,13 @@ def test_evidence_of_another_version_is_noted_and_no_fault(refreshed, monkeypatc
         "python -m core.batch run tiny --scale long --evidence"
     )
     assert verdict == "the book is as it should be"
+
+
+def test_a_measurement_beside_a_chapter_is_no_run(refreshed, monkeypatch, capsys):
+    measure(refreshed, "tiny")
+    monkeypatch.chdir(refreshed)
+    assert main(["check"]) == 0
+    assert capsys.readouterr().out == "the book is as it should be\n"
 
 
 def test_several_labels_may_stand_together(refreshed):

@@ -1,9 +1,12 @@
 """The generated pages, read back by a Markdown parser that is not ours."""
 
+from pathlib import Path
+
 import pytest
 from markdown_it import MarkdownIt
 
-from core.batch.claims_page import Ledger, counted, escape, page, summary
+from core.batch.chapters import all_chapters
+from core.batch.claims_page import Ledger, counted, escape, page, read_ledgers, summary
 
 CLAIM = {
     "id": "a-e1",
@@ -72,3 +75,10 @@ def test_the_summary_is_a_table_a_reader_of_the_readme_sees():
     html = MarkdownIt("gfm-like", {"linkify": False}).render(summary([ledger(CLAIM)]))
     assert html.count("<tr>") == 2
     assert '<a href="book/a.ipynb">A *title*</a>' in html
+
+
+def test_evidence_is_runs_and_no_measurements(refreshed: Path):
+    folder = refreshed / "book" / "evidence" / "tiny"
+    (folder / "tiny-cpu.json").write_text('{"bench": "tiny", "claims": []}')
+    (found,) = read_ledgers(refreshed / "book", all_chapters(refreshed))
+    assert list(found.evidence) == ["long"]

@@ -69,6 +69,18 @@ def test_core_is_reached_without_a_copy_beside_the_book(book):
     assert not any("numpy" in name for name in files)
 
 
+def test_measurements_of_the_chapter_are_reached_and_its_runs_are_not(book):
+    folder = book / "book" / "evidence" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "long.json").write_text('{"chapter": "tiny"}')
+    before = reached(book)
+    (folder / "op-cpu.json").write_text('{"bench": "op"}')
+    after = reached(book)
+    assert set(after) - set(before) == {"book/evidence/tiny/op-cpu.json"}
+    (folder / "op-cpu.json").write_text('{"bench": "op", "rows": []}')
+    assert reached(book) != after
+
+
 def test_a_broken_file_is_named(reaching):
     (reaching / "src" / "lib" / "later.py").write_text("def (:\n")
     with pytest.raises(Refused, match=r"later\.py, line 1: "):

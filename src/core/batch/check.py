@@ -10,7 +10,7 @@ from core.batch import claims_page
 from core.batch.chapters import Chapter, Refused, all_chapters
 from core.batch.notebook import claims_in, what_is_missing
 from core.batch.parameters import scale_values
-from core.batch.records import faults, read_record
+from core.batch.records import faults, read_record, runs_in
 from core.batch.rules import CHAPTER_RULES, REFRESH, Committed, Problem
 
 DELETE = "delete it, or enter its chapter in book/_toc.yml"
@@ -81,8 +81,8 @@ def _evidence(chapter: Chapter) -> Iterator[Problem]:
 
 
 def _kept(chapter: Chapter) -> Iterator[tuple[Path, str]]:
-    """Yield each record kept as evidence, with the command that makes it again."""
-    for path in sorted((chapter.root / "book" / "evidence" / chapter.name).glob("*.json")):
+    """Yield the record of each run kept as evidence, with the command that makes it again."""
+    for path in runs_in(chapter.root / "book" / "evidence" / chapter.name):
         yield path, f"python -m core.batch run {chapter.name} --scale {path.stem} --evidence"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from core.batch.chapters import Chapter
-from core.batch.records import Record, read_record, schema
+from core.batch.records import Record, read_record, runs_in, schema
 
 MARKS = ("<!-- claims -->", "<!-- /claims -->")
 COLUMNS = ("Paper", "Id", "Where", "Claim", "Paper says", "Here", "Verdict")
@@ -95,7 +95,7 @@ def escape(text: str) -> str:
 
 
 def _evidence(folder: Path) -> dict[str, Record]:
-    found = {path.stem: read_record(path) for path in sorted(folder.glob("*.json"))}
+    found = {path.stem: read_record(path) for path in runs_in(folder)}
     return {scale: record for scale, record in found.items() if record}
 
 

@@ -1,9 +1,10 @@
-"""Which files of the library a chapter can reach, found without running anything.
+"""Which files a chapter can reach, found without running anything.
 
 The imports are read off the syntax tree, function bodies and strings that name a module included,
 and followed through every package of ours: those in `src/` beside the book, and `core` itself.
-Whatever lies beside a reached module (a style sheet, a table) counts as reached too. When one of
-these files changes, the chapter's last execution is stale.
+Whatever lies beside a reached module (a style sheet, a table) counts as reached too, and so do
+the measurements among the chapter's evidence. When one of these files changes, the chapter's last
+execution is stale.
 """
 
 import ast
@@ -12,12 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from core.batch.chapters import Chapter, Refused
+from core.batch.records import measurements_in
 
 CORE = Path(__file__).resolve().parents[1]
 
 
 def library_hashes(chapter: Chapter) -> dict[str, str]:
-    """Return `file -> sha256` of all the chapter can reach, files relative to the source folder.
+    """Return `file -> sha256` of all the chapter can reach.
+
+    Files of the library are relative to the source folder, measurements to the book's root.
 
     Raises:
         Refused: a file on the way is no valid Python.
@@ -26,6 +30,8 @@ def library_hashes(chapter: Chapter) -> dict[str, str]:
     modules = _follow(chapter.script, packages)
     files = modules | {data for module in modules for data in _data_in(module.parent)}
     names = {_shown(path, packages): path for path in files}
+    for path in measurements_in(chapter.root / "book" / "evidence" / chapter.name):
+        names[path.relative_to(chapter.root).as_posix()] = path
     return {name: hashlib.sha256(names[name].read_bytes()).hexdigest() for name in sorted(names)}
 
 

@@ -40,6 +40,16 @@ def read_record(path: Path) -> Record | None:
     return record if isinstance(record, dict) else None
 
 
+def runs_in(folder: Path) -> list[Path]:
+    """Return the records of runs that a folder of evidence has, broken ones too, in order."""
+    return [path for path in _evidence_in(folder) if not _is_measurement(path)]
+
+
+def measurements_in(folder: Path) -> list[Path]:
+    """Return what benches left in a folder of evidence, in order; it is no record of a run."""
+    return [path for path in _evidence_in(folder) if _is_measurement(path)]
+
+
 def text_of(record: Record) -> str:
     """Return the record as it is written for a whole result.
 
@@ -82,6 +92,15 @@ def write_all(texts: dict[Path, str]) -> None:
     finally:
         for path in texts:
             part_of(path).unlink(missing_ok=True)
+
+
+def _evidence_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.json"))
+
+
+def _is_measurement(path: Path) -> bool:
+    """Tell what a bench wrote: an object that names the bench; a record has no such field."""
+    return "bench" in (read_record(path) or {})
 
 
 def sweep(folder: Path) -> None:
