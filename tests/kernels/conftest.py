@@ -1,0 +1,33 @@
+"""Kernels are tested where there is a GPU on it, elsewhere in Triton's interpreter."""
+
+import os
+import sys
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # chosen as Triton is imported, for the whole process: its own functions are kernels too
+    assert "triton" not in sys.modules, "Triton was imported before tests/kernels could choose"
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """New memory holds nan: what a kernel leaves unwritten shows."""
+
+    def poison(make):
+        def made(*args, **options):
+            out = make(*args, **options)
+            numbers = out.is_floating_point() or out.is_complex()
+            return out.fill_(float("nan")) if numbers and out.device.type != "meta" else out
+
+        return made
+
+    for name in ("empty", "empty_like"):
+        monkeypatch.setattr(torch, name, poison(getattr(torch, name)))
