@@ -7,6 +7,8 @@ PYTHON ?= python3
 
 RUN := .venv/bin/python
 DONE := .venv/.done-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
+# the oldest Triton that the kernels are for: they are compiled by it too
+OLD_TRITON := $(if $(filter Linux,$(shell uname)),_build/triton-3.6.0)
 SITE_DONE := .venv-site/.done-$(shell cksum < requirements-site.txt | cut -d' ' -f1)
 
 # Render the committed notebooks with the programs in $(1). All pages are read anew: Sphinx would
@@ -29,13 +31,14 @@ book: $(DONE) ## execute what is stale, render the book to _build/html
 site: $(SITE_DONE) ## render the committed notebooks to _build/site, without torch
 	$(call render,.venv-site/bin)
 
-test: $(DONE) ## all checks: style, types, tests, the committed book, its re-execution, its rendering
+test: $(DONE) $(OLD_TRITON) ## all checks: style, types, tests, the committed book, its re-execution, its rendering
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/pyright --pythonpath $(RUN)
 	$(RUN) -m core.batch check
 	$(call render,.venv/bin)
 	$(RUN) -m pytest
+	$(if $(OLD_TRITON),PYTHONPATH=$(OLD_TRITON) $(RUN) -m core.kernels.aot)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
 		book/*.ipynb
 
@@ -54,6 +57,11 @@ bench: $(DONE) ## measure: ratios, not verdicts
 
 clean: ## remove what was built; the environments and the copies in _build/lab stay
 	@test ! -d _build || find _build -mindepth 1 -maxdepth 1 ! -name lab -exec rm -rf {} +
+
+_build/triton-%: | $(DONE)
+	@rm -rf $@.part
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --target $@.part triton==$*
+	@mv $@.part $@
 
 $(DONE): ENV = .venv
 $(DONE): WANTED = requirements.txt
