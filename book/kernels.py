@@ -1,0 +1,318 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # A kernel, checked without a GPU
+#
+# Most of what can be wrong with a GPU kernel can be found on a laptop: wrong numbers, by Triton's
+# interpreter against float64; spilled registers and idle tensor cores, by its compiler and the
+# machine code that it writes. This page takes one kernel, causal linear attention, from two lines
+# of torch to such evidence. How fast it is on a GPU, only a GPU can say: what is committed about
+# that stands in the last table, or its absence does.
+#
+# Download this page as {download}`script <kernels.py>` or {download}`notebook <kernels.ipynb>`.
+
+# %% tags=["parameters"]
+seed: int = 1  # of everything sampled
+device: str = "auto"  # where the gradients are checked: auto, cpu, cuda
+T: int = 2048  # tokens of the sequence whose bytes are counted
+D: int = 64  # width of its queries and keys
+M: int = 64  # width of its values
+C: int = 64  # tokens of a block
+
+# %% [markdown]
+# Triton chooses between its compiler and its interpreter as it is *imported*, for the whole process.
+# So the variable is set above the imports, and what needs the compiler runs elsewhere.
+
+# %% tags=["inputs"]
+import os
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import inspect
+import json
+from unittest import mock
+
+import numpy as np
+import torch
+from IPython.display import HTML, Markdown
+
+from core.kernels import causal_linear_attention_triton as kernels
+from core.kernels import explain
+from core.kernels.causal_linear_attention import (
+    causal_linear_attention,
+    reference_attention,
+)
+from core.kernels.evidence import FOLDER as EVIDENCE
+from core.kernels.evidence import aot_html, as_html, documents, faster_peers
+from core.lab import COLOURS, choose_device, figure, quote
+
+generator = torch.Generator().manual_seed(seed)
+where = choose_device(device)
+
+# %% [markdown]
+# ## The naive form
+#
+# Attention without the softmax {cite:p}`katharopoulos2020transformers`: token $t$ has a query $q_t$,
+# a key $k_t$ of width $D$ and a value $v_t$ of width $M$, and gets
+#
+# $$
+# o_t = w_t \sum_{s \le t} v_s \, (k_s^* q_t), \qquad w_t = 1 \ \text{or}\ \frac{1}{\max(t - 1, 1)}.
+# $$ (kernels-op)
+#
+# In torch, for $w_t = 1$, that is `o = (q @ k.mH).tril() @ v`. Each operation of it reads its
+# operands from memory and writes its result there. So the bytes can be counted line by line, before
+# anything is measured; here for one sequence in bfloat16, two bytes a number.
+
+# %% tags=["nbval-check-output"]
+floor_numbers = T * (2 * D + 2 * M)
+naive = {  # line: numbers read, numbers written, floating-point operations
+    "s = q @ k.mH": (2 * T * D, T**2, 2 * T**2 * D),
+    "s = s.tril()": (T**2, T**2, 0),
+    "o = s @ v": (T**2 + T * M, T * M, 2 * T**2 * M),
+}
+print("line              MB read   MB written   MFLOP")
+for line, (read, written, flop) in naive.items():
+    megabytes = f"{2e-6 * read:7.2f}   {2e-6 * written:10.2f}"
+    print(f"{line:16} {megabytes}   {1e-6 * flop:6.0f}")
+naive_numbers = sum(read + written for read, written, _ in naive.values())
+
+# %% [markdown]
+# ## The floor
+#
+# No form can do with less than reading $q, k, v$ once and writing $o$ once, {glue:text}`kernels-floor:.2f`
+# MB. The naive form moves {glue:text}`kernels-naive:.0f` times that: $4T^2$ numbers more, for scores
+# of which half are thrown away. It is the scores that have to stay out of memory.
+#
+# The sum is a running state, $S_t = S_{t-1} + v_t k_t^*$, applied to $q_t$. That recurrence has the
+# fewest operations, $4TDM$, {glue:text}`kernels-flop:.0f` times fewer than the naive form. But it is
+# $T$ steps that wait for each other, and products of vectors, which tensor cores cannot do. Between
+# the two lies the form in blocks of $C$ tokens ({cite:t}`yang2024gated`, Section 4): scores within a
+# block, the state from block to block, $2TC(D + M) + 4TDM$ operations, all in products of matrices.
+#
+# Blocks alone are not the floor. Written in torch, scores and states of all blocks still go through
+# memory, $4TC + 4TDM/C$ numbers of them, besides what is read twice. In *one* kernel they stay in
+# registers, and nothing but the floor is left ({numref}`kernels-bytes`). With
+# $4TDM$ operations on it, the floor has {glue:text}`kernels-intensity:.0f` operations a byte.
+
+# %% tags=["remove-stdout"]
+quote("kernels-floor", 2e-6 * floor_numbers)
+quote("kernels-naive", naive_numbers / floor_numbers)
+quote("kernels-flop", sum(flop for *_, flop in naive.values()) / (4 * T * D * M))
+quote("kernels-intensity", 4 * T * D * M / (2 * floor_numbers))
+
+# %% mystnb={"figure": {"caption": "Bytes through memory for one sequence in bfloat16, counted: the naive form, the same in blocks with one operation of torch after the other, and the floor, which one kernel reaches.", "name": "kernels-bytes"}, "image": {"alt": "Three lines on logarithmic axes: the naive form rises with the square of the length, from near the others to far above them; blocks and floor rise in proportion to the length, a constant factor apart."}}
+lengths = 2.0 ** np.arange(6, 16)
+least = 2 * lengths * (2 * D + 2 * M)
+reread = 2 * lengths * (2 * D + 5 * M)  # q, k, v again; the second term of o
+fig, (ax,) = figure()
+ax.plot(lengths, least + 8 * lengths**2, color=COLOURS["other"], label="naive")
+blocked = least + reread + 8 * lengths * (C + D * M / C)
+ax.plot(lengths, blocked, color=COLOURS["exact"], label="blocks, in torch")
+ax.plot(lengths, least, color=COLOURS["limit"], label="floor, one kernel")
+ax.set(xlabel="tokens $T$", ylabel="bytes", xscale="log", yscale="log")
+_ = ax.legend()
+
+# %% [markdown]
+# ## One op, its own gradient
+#
+# A training step needs three gradients, usually three more kernels. Here they are the op itself, with
+# roles exchanged, two of them backward in time. With $g$ the gradient of the loss in $o$,
+#
+# $$
+# \bar q = \mathrm{op}(g, v, k), \qquad \bar k = \mathrm{op}^{\leftarrow}(v, g, q), \qquad
+# \bar v = \mathrm{op}^{\leftarrow}(k, q, g),
+# $$ (kernels-gradients)
+#
+# where $w$ always belongs to the later token of a pair. One kernel is forward, backward and the
+# backward's backward. Against autograd through the naive form, in double precision, with weights,
+# real and complex, the largest difference is {glue:text}`kernels-gradient-error`.
+
+# %% tags=["remove-stdout"]
+op, differences = causal_linear_attention, []
+for dtype in (torch.float64, torch.complex128):
+    wide = torch.randn(2, 37, 16, dtype=dtype, generator=generator).to(where)
+    q, k, v, g = wide.split((3, 3, 5, 5), dim=-1)
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    o = reference_attention(*leaves, normalize=True)
+    wanted = torch.autograd.grad(o, leaves, g)
+    back = {"normalize": True, "reverse": True, "impl": "torch"}
+    dq = op(g, v, k, normalize=True, impl="torch")
+    found = dq, op(v, g, q, **back), op(k, q, g, **back)
+    for a, b in zip(found, wanted, strict=True):
+        differences.append((a - b).abs().max().item())
+worst = max(differences)
+quote("kernels-gradient-error", "below 1e-12" if worst < 1e-12 else f"{worst:.0e}")
+
+# %% [markdown]
+# ## The kernel
+#
+# A program walks along one sequence, or one segment of it, a block of `C` tokens at a time. Columns of
+# the values do not mix, and columns of the keys only add up: so it owns `D_BLOCK` by `M_BLOCK` of the
+# state, as much as registers hold. Read the loop from its middle: `a` are the scores of the block,
+# masked; `o` is what they say, plus what the state says of all blocks before; the last line of the
+# loop moves the state on. Neither `a` nor `S` is ever stored, except where a sequence is cut into
+# segments to fill the GPU: then a first launch, `SUM_ONLY`, stores one state a segment.
+
+# %% tags=["hide-input"]
+source = inspect.getsource(kernels._blocks_kernel.fn)
+Markdown(f"```python\n{source}```")
+
+# %% [markdown]
+# - *Awkward shapes* are masks: a row past the end, or a column past the width, is read as zero, and
+#   zero adds nothing to a sum. So it needs no second code path, and no padding in memory.
+# - *Backward in time* is forward, on rows that are read from the end (`REVERSE`).
+# - *Complex numbers* are pairs of real columns. With $J x$ the pairs of $ix$ and $a \cdot b$ the real
+#   product, $k^* q = k \cdot q - i\,(k \cdot J q)$: two real queries, $q$ and $-Jq$, on one shared
+#   state. Twice the queries, but no second state, and tensor cores that know only real numbers.
+# - *Precision.* Sums run in float32. Products of float32 take the tf32 tensor cores three times
+#   (`tf32x3`). float16 keeps its state wide, as its largest number is soon passed by a long sum.
+# - *No atomics*: equal inputs give equal bits.
+#
+# States of a few hundred numbers leave tensor cores nothing to do; for these a second, shorter kernel
+# goes token by token, a warp for several sequences.
+# {py:func}`~core.kernels.causal_linear_attention.causal_linear_attention` chooses, and
+# {py:func}`~core.kernels.explain` says what it chose; on a CPU, with the interpreter on:
+
+# %% tags=["nbval-check-output"]
+q, k, v = torch.randn(3, 2, 37, 3, generator=generator)
+print(explain(causal_linear_attention, q, k, v))
+
+# %% [markdown]
+# ## The test, on an awkward shape
+#
+# Powers of two hide mistakes. So: 37 tokens, widths 3 and 5, none a multiple of anything; $q, k, v$
+# views into one wider tensor, as a fused projection leaves them; the output filled with nan, so that
+# a number that is not written is seen; two segments; both directions of time. What may be lost is no
+# tolerance typed from experience, but twice what the naive form loses in the same dtype. Both are
+# compared with the naive form in double precision, on the same rounded inputs.
+
+# %%
+cases = {}
+for dtype in (torch.float32, torch.bfloat16, torch.complex64):
+    wide = torch.randn(2, 37, 11, dtype=dtype, generator=generator)
+    cases[dtype] = wide.split((3, 3, 5), dim=-1)
+ways = {"forward": False, "backward": True}
+norm = torch.linalg.vector_norm
+
+# %% tags=["nbval-check-output"]
+for dtype, qkv in cases.items():
+    allowed = 4 if dtype is torch.bfloat16 else 2  # the interpreter: see below
+    for name, reverse in ways.items():
+        way = {"normalize": True, "reverse": reverse}
+        double = [x.to(torch.promote_types(dtype, torch.float64)) for x in qkv]
+        exact = reference_attention(*double, **way)
+        lost = norm(reference_attention(*qkv, **way) - exact)
+        one, two = (torch.full_like(qkv[2], torch.nan) for _ in range(2))
+        for out in (one, two):
+            kernels.triton_attention(*qkv, out, **way, segments=2)
+        fine = bool(norm(one - exact) <= allowed * lost)
+        verdict = f"at most {allowed} times the naive error: {fine}"
+        print(f"{dtype}, {name}: {verdict}, twice the same: {torch.equal(one, two)}")
+
+# %% [markdown]
+# The interpreter has two traps, both in bfloat16. When it rounds *to* bfloat16 it cuts off, so that
+# one rounding may cost twice as much as on a GPU; hence the 4. The other is worse: `tl.dot` on
+# bfloat16 multiplies the bits, as if they were integers, and says nothing. The kernel's `_dot`
+# therefore widens its operands first where it is interpreted. A test of the library makes
+# every bfloat16 product raise, and finds none. With that detour taken out, the relative error of
+# this kernel on the same input is {glue:text}`kernels-trap`: the test above can fail.
+
+# %% tags=["remove-stdout"]
+qkv, way = cases[torch.bfloat16], {"normalize": True, "reverse": False}
+exact, out = reference_attention(*(x.double() for x in qkv), **way), qkv[2].clone()
+with mock.patch.object(kernels, "triton_interprets", return_value=False):
+    kernels.triton_attention(*qkv, out, **way, segments=2)
+trap = (norm(out - exact) / norm(exact)).item()
+quote("kernels-trap", "above a million" if trap > 1e6 else f"{trap:.1g}")
+
+# %% [markdown]
+# ## What the compiler makes of it
+#
+# Triton's compiler needs no GPU. `python -m core.kernels.aot` takes launches of realistic size through
+# Triton's own launch code with a stand-in for the driver, compiles them for Ampere (80), Hopper (90)
+# and Blackwell (100), and reads the machine code: registers, bytes that spill to memory, shared
+# memory, instructions on tensor cores, and how many of the accesses to global memory are 16 bytes
+# wide. An example with a fault fails the command.
+
+# %% tags=["hide-output"]
+HTML(aot_html())
+
+# %% tags=["nbval-check-output"]
+aot = json.loads((EVIDENCE / "aot.json").read_text())["rows"]
+print(f"{len(aot)} examples, for {sorted({row['arch'] for row in aot})}")
+print(f"that spill: {sum(row['code']['spilled'] > 0 for row in aot)}")
+print(f"with a fault of any kind: {sum(bool(row['faults']) for row in aot)}")
+
+# %% [markdown]
+# It is not there for show: the sizes of the tiles were chosen by it. The state and the scores share
+# the registers with whatever the products need, and what that is nobody guesses right. Three tf32
+# products in place of one keep two parts of each operand; Ampere passes operands through registers,
+# where Hopper reads them from shared memory. So these cases have smaller tiles than bfloat16 on
+# Hopper has: the largest that spill nothing.
+
+# %% tags=["nbval-check-output"]
+for arch, tiles in kernels._TILES.items():
+    for (size, pairs), sizes in tiles.items():
+        what = f"{size} bytes, {'complex' if pairs else 'real'}"
+        widths = "; ".join(
+            f"D_BLOCK = {width}: C = {tile.C}, M_BLOCK = {tile.M_BLOCK}"
+            for width, tile in sizes.items()
+        )
+        print(f"from {arch}, {what}: {widths}")
+
+# %% [markdown]
+# ## The measurement
+#
+# `python -m core.kernels.bench causal_linear_attention` times the op beside its peers: the naive form,
+# the loop over tokens, prefix sums of all outer products, and flash-linear-attention where there is a
+# GPU. It writes what follows here; each row says which form of the op served it. *Of the floor* is the
+# floor's time, from the machine's own best copy and best product, divided by ours; a ratio is a peer's
+# time divided by ours, and **below 1 the peer is faster**.
+#
+# *On a CPU.* Here the form in blocks of torch serves, not the kernel above.
+
+# %% tags=["hide-input"]
+HTML(as_html("causal_linear_attention", "cpu"))
+
+# %% [markdown]
+# *On a GPU.* {glue:text}`kernels-gpu`
+
+# %% tags=["hide-input"]
+HTML(as_html("causal_linear_attention", "cuda"))
+
+# %% [markdown]
+# In short, which rows there are, and every one in which a peer is faster:
+
+# %% tags=["nbval-check-output"]
+benches = documents("causal_linear_attention")
+for bench in benches:
+    print(f"{bench['kind']}, {bench['device']}: {len(bench['rows'])} rows")
+    for peer, row, ratio in faster_peers(bench):
+        print(f"  {peer} is faster, its time is {ratio:.2f} of ours: {row}")
+    if not faster_peers(bench):
+        print("  no peer that was measured is faster")
+if not any(bench["kind"] == "cuda" for bench in benches):
+    print("cuda: no rows, nothing is claimed")
+
+# %% tags=["remove-cell"]
+measured = [bench["device"] for bench in benches if bench["kind"] == "cuda"]
+command = "python -m core.kernels.bench causal_linear_attention"
+absent = f"No GPU was at hand; nothing is claimed for one. Run {command} on one."
+quote("kernels-gpu", f"Measured on {', '.join(measured)}." if measured else absent)
+
+# %% [markdown]
+# ## What is not shown
+#
+# 1. *Races between programs.* The interpreter runs one program after the other. Here no two programs
+#    write to one place, by construction; no test above would notice if they did.
+# 2. *Speed on a GPU*, but for what the last table has. No spills and wide accesses are necessary for
+#    it, not sufficient.
+# 3. *Rounding of tf32.* The interpreter multiplies float32 in float32; the three products of `tf32x3`
+#    are compiled, and never run, without a GPU.
+# 4. *Other compilers.* The machine code is that of one version of Triton, named in its table.
