@@ -201,16 +201,16 @@ ways = {"forward": False, "backward": True}
 norm = torch.linalg.vector_norm
 
 # %% tags=["nbval-check-output"]
-for dtype, qkv in cases.items():
+for dtype, (q, k, v) in cases.items():
     allowed = 4 if dtype is torch.bfloat16 else 2  # the interpreter: see below
     for name, reverse in ways.items():
         way = {"normalize": True, "reverse": reverse}
-        double = [x.to(torch.promote_types(dtype, torch.float64)) for x in qkv]
+        double = [x.to(torch.promote_types(dtype, torch.float64)) for x in (q, k, v)]
         exact = reference_attention(*double, **way)
-        lost = norm(reference_attention(*qkv, **way) - exact)
-        one, two = (torch.full_like(qkv[2], torch.nan) for _ in range(2))
+        lost = norm(reference_attention(q, k, v, **way) - exact)
+        one, two = (torch.full_like(v, torch.nan) for _ in range(2))
         for out in (one, two):
-            kernels.triton_attention(*qkv, out, **way, segments=2)
+            kernels.triton_attention(q, k, v, out, **way, segments=2)
         fine = bool(norm(one - exact) <= allowed * lost)
         verdict = f"at most {allowed} times the naive error: {fine}"
         print(f"{dtype}, {name}: {verdict}, twice the same: {torch.equal(one, two)}")
@@ -224,10 +224,11 @@ for dtype, qkv in cases.items():
 # this kernel on the same input is {glue:text}`kernels-trap`: the test above can fail.
 
 # %% tags=["remove-stdout"]
-qkv, way = cases[torch.bfloat16], {"normalize": True, "reverse": False}
-exact, out = reference_attention(*(x.double() for x in qkv), **way), qkv[2].clone()
+(q, k, v), way = cases[torch.bfloat16], {"normalize": True, "reverse": False}
+exact = reference_attention(q.double(), k.double(), v.double(), **way)
+out = torch.full_like(v, torch.nan)
 with mock.patch.object(kernels, "triton_interprets", return_value=False):
-    kernels.triton_attention(*qkv, out, **way, segments=2)
+    kernels.triton_attention(q, k, v, out, **way, segments=2)
 trap = (norm(out - exact) / norm(exact)).item()
 quote("kernels-trap", "above a million" if trap > 1e6 else f"{trap:.1g}")
 
