@@ -35,6 +35,7 @@ from core.kernels._launch import Example, Launch, compute_capability, real_rows
 
 SMALL_STATE, SHORT = 1024, 1024
 """Numbers in a state, and tokens in a sequence, up to which it is walked token by token."""
+_TRITON = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
 class _Tile(NamedTuple):
@@ -56,7 +57,7 @@ _TILES = {
     },
     90: {
         (2, False): {128: _Tile(64, 64, 8)},
-        (4, False): {64: _Tile(16, 64, 8)},
+        (4, False): {32: _Tile(16, 32, 4), 64: _Tile(16, 64, 8)},
         (4, True): {32: _Tile(16, 16, 4), 64: _Tile(16, 32, 4)},
     },
 }
@@ -363,9 +364,6 @@ def _enough(programs: int, like: Tensor) -> int:
         return 1
     processors = torch.cuda.get_device_properties(like.device).multi_processor_count
     return triton.cdiv(2 * processors, programs)
-
-
-_TRITON = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
 def _acc(dtype: torch.dtype) -> torch.dtype:
