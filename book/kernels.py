@@ -90,15 +90,17 @@ naive_numbers = sum(read + written for read, written, _ in naive.values())
 # of which half are thrown away. It is the scores that have to stay out of memory.
 #
 # The sum is a running state, $S_t = S_{t-1} + v_t k_t^*$, applied to $q_t$. That recurrence has the
-# fewest operations, $4TDM$, {glue:text}`kernels-flop:.0f` times fewer than the naive form. But it is
+# fewest operations, $4TDM$; the naive form has {glue:text}`kernels-flop:.0f` times as many. But it is
 # $T$ steps that wait for each other, and products of vectors, which tensor cores cannot do. Between
 # the two lies the form in blocks of $C$ tokens ({cite:t}`yang2024gated`, Section 4): scores within a
 # block, the state from block to block, $2TC(D + M) + 4TDM$ operations, all in products of matrices.
 #
 # Blocks alone are not the floor. Written in torch, scores and states of all blocks still go through
 # memory, $4TC + 4TDM/C$ numbers of them, besides what is read twice. In *one* kernel they stay in
-# registers, and nothing but the floor is left ({numref}`kernels-bytes`). With
-# $4TDM$ operations on it, the floor has {glue:text}`kernels-intensity:.0f` operations a byte.
+# registers, and nothing but the floor is left ({numref}`kernels-bytes`), as long as one program holds
+# all columns; wider values read $q$ and $k$ again for every `M_BLOCK` of theirs. The recurrence's
+# operations over the floor's bytes are {glue:text}`kernels-intensity:.0f` a byte: a processor that
+# does more of them, in the time that it takes to move one, waits for memory.
 
 # %% tags=["remove-stdout"]
 quote("kernels-floor", 2e-6 * floor_numbers)
