@@ -108,7 +108,7 @@ quote("kernels-naive", naive_numbers / floor_numbers)
 quote("kernels-flop", sum(flop for *_, flop in naive.values()) / (4 * T * D * M))
 quote("kernels-intensity", 4 * T * D * M / (2 * floor_numbers))
 
-# %% mystnb={"figure": {"caption": "Bytes through memory for one sequence in bfloat16, counted: the naive form, the same in blocks with one operation of torch after the other, and the floor, which one kernel reaches.", "name": "kernels-bytes"}, "image": {"alt": "Three lines on logarithmic axes: the naive form rises with the square of the length, from near the others to far above them; blocks and floor rise in proportion to the length, a constant factor apart."}}
+# %% mystnb={"figure": {"caption": "Bytes through memory for one sequence in bfloat16, counted: the naive form, the same in blocks with one operation of torch after the other, and the floor, which one kernel reaches where there are sequences enough to fill a GPU.", "name": "kernels-bytes"}, "image": {"alt": "Three lines on logarithmic axes: the naive form rises with the square of the length, from near the others to far above them; blocks and floor rise in proportion to the length, a constant factor apart."}}
 lengths = 2.0 ** np.arange(6, 16)
 least = 2 * lengths * (2 * D + 2 * M)
 reread = 2 * lengths * (2 * D + 5 * M)  # q, k, v again; the second term of o
@@ -173,7 +173,7 @@ Markdown(f"```python\n{source}```")
 #   product, $k^* q = k \cdot q - i\,(k \cdot J q)$: two real queries, $q$ and $-Jq$, on one shared
 #   state. Twice the queries, but no second state, and tensor cores that know only real numbers.
 # - *Precision.* Sums run in float32. Products of float32 take the tf32 tensor cores three times
-#   (`tf32x3`). float16 keeps its state wide, as its largest number is soon passed by a long sum.
+#   (`tf32x3`). float16 is widened to tf32 where scores, state or weights may pass its ends (`WIDE`).
 # - *No atomics*: equal inputs give equal bits.
 #
 # States of a few hundred numbers leave tensor cores nothing to do; for these a second, shorter kernel
@@ -256,13 +256,12 @@ print(f"with a fault of any kind: {sum(bool(row['faults']) for row in aot)}")
 # It is not there for show: the sizes of the tiles were chosen by it. The state and the scores share
 # the registers with whatever the products need, and what that is nobody guesses right. Three tf32
 # products in place of one keep two parts of each operand; Ampere passes operands through registers,
-# where Hopper reads them from shared memory. So these cases have smaller tiles than bfloat16 on
-# Hopper has: the largest that spill nothing.
+# where Hopper's 16-bit products read them from shared memory. So these cases have smaller tiles
+# than bfloat16 on Hopper has.
 
 # %% tags=["nbval-check-output"]
 for arch, tiles in kernels._TILES.items():
-    for (size, pairs), sizes in tiles.items():
-        what = f"{size} bytes, {'complex' if pairs else 'real'}"
+    for what, sizes in tiles.items():
         widths = "; ".join(
             f"D_BLOCK = {width}: C = {tile.C}, M_BLOCK = {tile.M_BLOCK}"
             for width, tile in sizes.items()
@@ -278,7 +277,9 @@ for arch, tiles in kernels._TILES.items():
 # floor's time, from the machine's own best copy and best product, divided by ours; a ratio is a peer's
 # time divided by ours, and **below 1 the peer is faster**.
 #
-# *On a CPU.* Here the form in blocks of torch serves, not the kernel above.
+# *On a CPU.* Here the form in blocks of torch serves, not the kernel above. The goal is ten times the
+# naive form's speed forward and eight times with the backward pass, at $T = 2048$ in float32; the
+# ratios of two runs on a shared machine may differ by a tenth or two.
 
 # %% tags=["hide-input"]
 HTML(as_html("causal_linear_attention", "cpu"))

@@ -7,12 +7,19 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
-from core.kernels import use
+from core.kernels import _choice, use
 from core.kernels.causal_linear_attention import causal_linear_attention, reference_attention
 
 # torch's compiler and its forward mode use what torch deprecates
 of_torch = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MODULE = sys.modules["core.kernels.causal_linear_attention"]
+
+
+@pytest.fixture(autouse=True)
+def _on_the_gpu_where_there_is_one():
+    with torch.device(DEVICE):
+        yield
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
@@ -114,14 +121,25 @@ def test_the_registration_is_sound(impl, layout):
 @pytest.mark.parametrize("impl", ["reference", "torch", "triton"])
 def test_it_compiles_into_one_graph_with_its_gradient(impl):
     pytest.importorskip("triton")
-    leaves = [torch.randn(2, 30, 4, requires_grad=True) for _ in range(3)]
 
     def loss(q, k, v):
         return causal_linear_attention(q, k, v, normalize=True, impl=impl).square().sum()
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-    here = torch.autograd.grad(compiled(*leaves), leaves)
-    torch.testing.assert_close(here, torch.autograd.grad(loss(*leaves), leaves))
+    for T, D in ((30, 4), (31, 4), (17, 4), (17, 5), (17, 6)):  # shapes become symbols
+        leaves = [torch.randn(2, T, D, requires_grad=True) for _ in range(3)]
+        here = torch.autograd.grad(compiled(*leaves), leaves)
+        torch.testing.assert_close(here, torch.autograd.grad(loss(*leaves), leaves))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without CUDA")
+def test_a_fake_tensor_of_a_gpu_that_is_not_there_has_its_shape(monkeypatch):
+    monkeypatch.setattr(_choice, "triton_interprets", lambda: False)
+    with FakeTensorMode():
+        q = torch.empty(2, 7, 4, device="cuda")
+        assert causal_linear_attention(q, q, q).shape == q.shape
+        with pytest.raises(ValueError, match="wants tensors on a CUDA device"):
+            causal_linear_attention(q, q, q, impl="triton")
 
 
 @of_torch
@@ -153,6 +171,8 @@ Q = torch.ones(2, 5, 3)
         (Q[0, 0], Q[0, 0], Q[0, 0], r"got \[3\]"),
         (Q, Q, Q.double(), "want q, k, v of one dtype, got torch.float32, .*torch.float64"),
         (Q.int(), Q.int(), Q.int(), "want q, k, v of a dtype among .*, got torch.int32"),
+        (Q, Q, None, "want q, k, v as dense tensors, got NoneType"),
+        (Q, Q.to_sparse(), Q, "got layout torch.sparse_coo"),
         (Q, Q, Q.to("meta"), "want q, k, v on one device, got cpu, cpu, meta"),
     ],
 )

@@ -3,6 +3,7 @@
 The interpreter sees no races, no shared memory, no tensor cores' formats; `aot` and a GPU see them.
 """
 
+import inspect
 import itertools
 
 import pytest
@@ -205,6 +206,51 @@ def test_a_state_beyond_float16_is_no_infinity():
     here = causal_linear_attention(q, k, v, normalize=True, impl="triton")
     truth = reference_attention(*(x.double() for x in (q, k, v)), normalize=True)
     assert error(here, truth) < 2e-3
+
+
+def test_scores_beyond_float16_are_no_infinity():
+    q = torch.full((1, 3, 64), 40.0, dtype=torch.float16, device=DEVICE)
+    v = torch.full((1, 3, 2), 0.01, dtype=torch.float16, device=DEVICE)  # a score is 102,400
+    here = by_triton(q, q, v, segments=1, normalize=True, reverse=False)
+    assert (
+        error(here, reference_attention(q.double(), q.double(), v.double(), normalize=True)) < 2e-3
+    )
+
+
+def test_a_small_gradient_late_in_a_long_float16_sequence_is_not_lost():
+    """1/t of it is below what float16 can hold."""
+    k, q, g = inputs(1, 1500, 3, 3, torch.float16)
+    g = g * 1e-4
+    way = {"normalize": True, "reverse": True}
+    here = by_triton(k, q, g, segments=1, **way)[:, 1000:]
+    truth = reference_attention(*(x.double() for x in (k, q, g)), **way)[:, 1000:]
+    assert error(here, truth) < 0.02  # the results themselves are near the end of float16
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_width_and_length_in_blocks(data):
+    T, D, M = data.draw(st.tuples(*(st.integers(1, n) for n in (150, 140, 70))), label="T, D, M")
+    segments = data.draw(st.integers(1, 4), label="segments")
+    way = data.draw(st.sampled_from(WAYS), label="way")
+    q, k, v = inputs(1, T, D, M, torch.float32)
+    truth = reference_attention(q.double(), k.double(), v.double(), **way)
+    here = by_triton(q, k, v, segments=segments, **way)
+    check([here], [reference_attention(q, k, v, **way)], [truth])
+
+
+def test_the_place_of_a_slice_is_counted_in_64_bits():
+    """Four slices of 2^30 numbers; nothing is allocated, and nothing runs."""
+    from core.kernels import causal_linear_attention_triton as module
+
+    q, v = (
+        torch.empty(4, 32, 32768, width, dtype=torch.bfloat16, device="meta")
+        for width in (512, 256)
+    )
+    rows = module._Rows(q, q, v, v)
+    launch = next(iter(module._launches(rows, module._Plan(False, False, False, 90, 1))))
+    assert launch.arguments["o_slice"] * 3 >= 2**31
+    assert "slice.to(tl.int64) * o_slice" in inspect.getsource(module._blocks_kernel.fn)
 
 
 # --- what the interpreter gets wrong ----------------------------------------------------------

@@ -90,12 +90,15 @@ def test_without_a_gpu_the_named_one_says_what_it_wants(monkeypatch):
         causal_linear_attention(X, X, X)
 
 
-def test_an_explanation_lists_every_implementation():
+def test_an_explanation_lists_every_implementation(monkeypatch):
     pytest.importorskip("triton")
+    monkeypatch.setattr(_choice, "triton_interprets", lambda: True)
     big = torch.ones(1, 4, 64, dtype=torch.float64)
     told = explain("causal_linear_attention", big, big, big, impl="torch")
     assert list(told.obstacles) == ["reference", "torch", "triton"]
-    assert "a state of at most 1024 numbers for torch.float64" in (told.obstacles["triton"] or "")
+    assert "a state of at most 1024 real numbers for torch.float64" in (
+        told.obstacles["triton"] or ""
+    )
     assert str(told).startswith("causal_linear_attention: torch serves\n  reference can\n")
 
 
@@ -119,3 +122,10 @@ def test_choosing_imports_no_compiler():
         "assert not {'torch._dynamo', 'triton'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_old_triton_is_refused(monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setattr(_choice.metadata, "version", lambda name: "3.5.1")
+    with pytest.raises(ValueError, match=r"wants Triton 3\.6 or later, got 3\.5\.1"):
+        causal_linear_attention(X, X, X, impl="triton")

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -147,7 +147,10 @@ def _triton_missing(device: str) -> str | None:
     """Say why Triton cannot run a kernel on tensors of this type of device, None if it can."""
     if find_spec("triton") is None:
         return NOT_INSTALLED
-    if device == "cuda" or triton_interprets():
+    version = metadata.version("triton")
+    if tuple(int(part) for part in version.split(".")[:2]) < (3, 6):
+        return f"impl='triton' wants Triton 3.6 or later, got {version}: take impl='torch'"
+    if triton_interprets() or (device == "cuda" and torch.cuda.is_available()):
         return None
     return (
         f"impl='triton' wants tensors on a CUDA device, got {device}: move them, take "

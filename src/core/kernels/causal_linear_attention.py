@@ -40,6 +40,8 @@ DTYPES = (
     torch.complex64,
     torch.complex128,
 )
+SMALL_STATE = 1024
+"""Real numbers in a state up to which the Triton form may go token by token."""
 SCRATCH = 2**19
 """Numbers that the torch form holds at once, at most, unless one sequence needs more."""
 
@@ -61,7 +63,8 @@ def causal_linear_attention(
 
     Args:
         q: `[..., T, D]` queries; bfloat16, float16, float32, float64, complex64 or complex128.
-            Any strides; any dimension may be zero. Finite: a nan reaches all of its block.
+            Any strides; any dimension may be zero. Finite: a nan reaches all of its block. No
+            `torch.vmap`: give it leading dimensions.
         k: `[..., T, D]` keys, of the same dtype, on the same device.
         v: `[..., T, M]` values, likewise.
         normalize: whether w_t is 1 / max(t - 1, 1) with t = 1, ..., T, else it is 1.
@@ -171,8 +174,11 @@ def _check(
     q: Tensor, k: Tensor, v: Tensor, *, normalize: bool = False, reverse: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the tensors, or raise a ValueError that says how they disagree."""
-    shapes = " ".join(str(list(x.shape)) for x in (q, k, v))
+    for x in (q, k, v):
+        if not isinstance(x, Tensor) or x.layout != torch.strided:
+            raise ValueError(f"want q, k, v as dense tensors, got {_kind(x)} among them")
     if min(q.ndim, k.ndim, v.ndim) < 2 or q.shape != k.shape or v.shape[:-1] != q.shape[:-1]:
+        shapes = " ".join(str(list(x.shape)) for x in (q, k, v))
         raise ValueError(f"want q, k [..., T, D] and v [..., T, M], got {shapes}")
     if not (q.dtype == k.dtype == v.dtype):
         raise ValueError(f"want q, k, v of one dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
@@ -184,15 +190,37 @@ def _check(
     return q, k, v
 
 
+def _kind(x: object) -> str:
+    return f"layout {x.layout}" if isinstance(x, Tensor) else type(x).__name__
+
+
+def is_small(D: int, M: int) -> bool:
+    """Tell whether a state of D x M real numbers, rounded up to powers of two, is small."""
+    return _power_of_two(D) * _power_of_two(M) <= SMALL_STATE
+
+
+def _power_of_two(n: int) -> int:
+    power = 1
+    while power < n:  # not bit_length: torch.compile may not know n
+        power *= 2
+    return power
+
+
 def _triton_limit(q: Tensor, k: Tensor, v: Tensor) -> str | None:
-    return _triton_limit_of(q.device, q.dtype, q.shape[-1], v.shape[-1])
+    parts, D, M = 2 if q.is_complex() else 1, q.shape[-1], v.shape[-1]
+    if q.dtype in (torch.float64, torch.complex128) and not is_small(parts * D, parts * M):
+        return (
+            f"impl='triton' wants a state of at most {SMALL_STATE} real numbers for {q.dtype}, "
+            f"widths rounded up to powers of two, got D = {D}, M = {M}: take impl='torch'"
+        )
+    return _triton_device_limit(q.device)
 
 
 @constant
-def _triton_limit_of(device: torch.device, dtype: torch.dtype, D: int, M: int) -> str | None:
+def _triton_device_limit(device: torch.device) -> str | None:
     from core.kernels.causal_linear_attention_triton import limit
 
-    return limit(device, dtype, D, M)
+    return limit(device)
 
 
 OP = Op("causal_linear_attention", _check, {"triton": _triton_limit})

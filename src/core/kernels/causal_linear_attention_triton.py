@@ -19,7 +19,7 @@ that is, two real queries, q and -J q, on one shared state. Backward in time is 
 from the end; the weight w then belongs to the row that is read, not to the one that is written.
 
 Sums run in float32 (float64 for float64). Products of float32 take the tf32 tensor cores three
-times over, which restores float32's accuracy. No atomics: equal inputs give equal bits.
+times over, meant to restore float32's accuracy. No atomics: equal inputs give equal bits.
 """
 
 from collections.abc import Iterator
@@ -32,9 +32,10 @@ from torch import Tensor
 
 from core.kernels._choice import triton_interprets
 from core.kernels._launch import Example, Launch, compute_capability, real_rows
+from core.kernels.causal_linear_attention import SMALL_STATE, is_small
 
-SMALL_STATE, SHORT = 1024, 1024
-"""Numbers in a state, and tokens in a sequence, up to which it is walked token by token."""
+SHORT = 1024
+"""Tokens up to which a sequence with a small state is walked token by token."""
 _TRITON = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
@@ -46,19 +47,21 @@ class _Tile(NamedTuple):
     warps: int
 
 
-# The largest that spill no register, by `core.kernels.aot`: architecture -> (bytes a number,
-# complex) -> D_BLOCK -> tile. Wider keys are cut into slices of the last entry. From Hopper on,
-# products read their operands from shared memory; before, they pass through registers.
+# Chosen with `core.kernels.aot`: no spilled register, 16-byte accesses. Architecture -> dtype ->
+# D_BLOCK -> tile. Wider keys are cut into slices of the last entry. Hopper's 16-bit products read
+# shared memory; Ampere's, and those of small tiles, pass through registers.
 _TILES = {
     80: {
-        (2, False): {64: _Tile(64, 64, 4), 128: _Tile(32, 64, 8)},
-        (4, False): {64: _Tile(16, 32, 4)},
-        (4, True): {32: _Tile(16, 16, 4)},
+        "bfloat16": {64: _Tile(64, 64, 4), 128: _Tile(32, 64, 8)},
+        "float16": {128: _Tile(32, 64, 8)},
+        "float32": {64: _Tile(16, 32, 4)},
+        "complex64": {32: _Tile(16, 16, 4)},
     },
     90: {
-        (2, False): {128: _Tile(64, 64, 8)},
-        (4, False): {32: _Tile(16, 32, 4), 64: _Tile(16, 64, 8)},
-        (4, True): {32: _Tile(16, 16, 4), 64: _Tile(16, 32, 4)},
+        "bfloat16": {128: _Tile(64, 64, 8)},
+        "float16": {64: _Tile(64, 64, 8), 128: _Tile(32, 64, 8)},
+        "float32": {32: _Tile(16, 32, 4), 64: _Tile(16, 64, 8)},
+        "complex64": {32: _Tile(16, 16, 4), 64: _Tile(16, 32, 4)},
     },
 }
 
@@ -71,7 +74,7 @@ def _dot(a, b, ACC: tl.constexpr, PRECISION: tl.constexpr, INTERPRETED: tl.const
     # the interpreter multiplies the bits of bfloat16, not the numbers, and does not say so
     if INTERPRETED and a.dtype == tl.bfloat16:
         return tl.dot(a.to(tl.float32), b.to(tl.float32), out_dtype=ACC)
-    if a.dtype == tl.float32 and PRECISION == "ieee":  # a state kept wide for 16-bit tokens
+    if a.dtype == tl.float32 and PRECISION == "ieee":  # float16, widened
         return tl.dot(a, b, input_precision="tf32", out_dtype=ACC)
     return tl.dot(a, b, input_precision=PRECISION, out_dtype=ACC)
 
@@ -97,7 +100,7 @@ def _blocks_kernel(
     COMPLEX: tl.constexpr, NORMALIZE: tl.constexpr, REVERSE: tl.constexpr,
     SEGMENTED: tl.constexpr, SUM_ONLY: tl.constexpr,
     C: tl.constexpr, D_BLOCK: tl.constexpr, M_BLOCK: tl.constexpr,
-    ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE_STATE: tl.constexpr,
+    ACC: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     # one program: D_BLOCK x M_BLOCK of the state, one segment of one sequence
@@ -113,7 +116,7 @@ def _blocks_kernel(
     q_ptr += b * q_b + h * q_h
     k_ptr += b * k_b + h * k_h
     v_ptr += b * v_b + h * v_h
-    o_ptr += b * o_b + h * o_h + slice * o_slice
+    o_ptr += b * o_b + h * o_h + slice.to(tl.int64) * o_slice
 
     c = tl.arange(0, C)
     S = tl.zeros([D_BLOCK, M_BLOCK], ACC)
@@ -130,12 +133,14 @@ def _blocks_kernel(
         in_v = (i < T)[:, None] & (m < M)[None, :]
         k = tl.load(k_ptr + t[:, None] * k_t + d[None, :], mask=in_k, other=0.0)
         v = tl.load(v_ptr + t[:, None] * v_t + m[None, :], mask=in_v, other=0.0)
+        if WIDE:
+            v = v.to(ACC)
         if NORMALIZE and REVERSE:
             v = (v * _weight(t, ACC)[:, None]).to(v.dtype)
         if not SUM_ONLY:
             q = tl.load(q_ptr + t[:, None] * q_t + d[None, :], mask=in_k, other=0.0)
             seen = c[:, None] >= c[None, :]
-            old = S if WIDE_STATE else S.to(q.dtype)
+            old = S.to(v.dtype)
             a = tl.where(seen, _dot(q, tl.trans(k), ACC, PRECISION, INTERPRETED), 0.0)
             o = _dot(a.to(v.dtype), v, ACC, PRECISION, INTERPRETED)
             o += _dot(q.to(old.dtype), old, ACC, PRECISION, INTERPRETED)
@@ -149,7 +154,7 @@ def _blocks_kernel(
                 o *= _weight(t, ACC)[:, None]
             o_ptrs = o_ptr + t[:, None] * o_t + m[None, :]
             tl.store(o_ptrs, o.to(o_ptr.dtype.element_ty), mask=in_v)
-        S += _dot(tl.trans(k), v, ACC, PRECISION, INTERPRETED)
+        S += _dot(tl.trans(k).to(v.dtype), v, ACC, PRECISION, INTERPRETED)
 
     if SUM_ONLY:
         tl.store(S_ptrs, S, mask=in_S)
@@ -228,19 +233,16 @@ class _Plan(NamedTuple):
         return {"COMPLEX": self.complex, "NORMALIZE": self.normalize, "REVERSE": self.reverse}
 
 
-def limit(device: torch.device, dtype: torch.dtype, D: int, M: int) -> str | None:
-    """Return why the kernels cannot serve tensors of this kind and width, None if they can."""
-    if compute_capability(device) < 80:
-        name = torch.cuda.get_device_name(device)
-        return f"impl='triton' wants compute capability 8.0 or later, got {name}: take impl='torch'"
-    parts = 2 if dtype.is_complex else 1
-    if dtype.to_real() == torch.float64 and not _is_small(parts * D, parts * M):
-        return (
-            f"impl='triton' wants a state of at most {SMALL_STATE} numbers for {dtype}, widths "
-            f"rounded up to powers of two, got D = {D}, M = {M}: take impl='torch', whose float64 "
-            "products the GPU's own library does better"
-        )
-    return None
+def limit(device: torch.device) -> str | None:
+    """Return why the kernels cannot serve tensors on this device, None if they can."""
+    arch = compute_capability(device)
+    if 80 <= arch < 120:
+        return None
+    name = torch.cuda.get_device_name(device)
+    return (
+        f"impl='triton' wants compute capability 8.0 to 11.x, for which its tiles are compiled and "
+        f"read, got {arch / 10} ({name}): take impl='torch'"
+    )
 
 
 def triton_attention(
@@ -281,7 +283,7 @@ def _launches(rows: _Rows, plan: _Plan) -> Iterator[Launch]:
     B, H, T, D = rows.q.shape
     M = rows.v.shape[3]
     short = T <= SHORT or rows.q.dtype == torch.float64
-    if plan.segments is None and _is_small(D, M) and short:
+    if plan.segments is None and is_small(D, M) and short:
         yield _steps(rows, plan)
         return
     D_BLOCK, tile = _tile(rows, plan)
@@ -296,7 +298,8 @@ def _launches(rows: _Rows, plan: _Plan) -> Iterator[Launch]:
     if segments > 1:
         S = torch.empty(B * H, segments, D, M, **acc)
         yield _blocks(parts, plan, segments, at_once, S, sum_only=True)
-        S.cumsum_(1)
+        for i in range(1, segments):
+            S[:, i] += S[:, i - 1]
     yield _blocks(parts, plan, segments, at_once, S, sum_only=False)
     if slices > 1:
         rows.o.copy_(parts.o.view(slices, B, H, T, M).sum(0))
@@ -315,8 +318,9 @@ def _blocks(
     numbers = {
         "ACC": _TRITON[_acc(rows.q.dtype)],
         "PRECISION": "tf32x3" if rows.q.dtype == torch.float32 else "ieee",
-        # float16 ends at 65,504, and a sum over many tokens may not; tf32 is as precise
-        "WIDE_STATE": rows.q.dtype == torch.float16,
+        # float16 ends at 65,504 and at 6e-8: scores, states and weighted values may pass that;
+        # tf32 is as precise, and as wide as float32
+        "WIDE": rows.q.dtype == torch.float16,
         "INTERPRETED": triton_interprets(),
     }
     return Launch(
@@ -346,14 +350,10 @@ def _steps(rows: _Rows, plan: _Plan) -> Launch:
     )
 
 
-def _is_small(D: int, M: int) -> bool:
-    return triton.next_power_of_2(D) * triton.next_power_of_2(M) <= SMALL_STATE
-
-
 def _tile(rows: _Rows, plan: _Plan) -> tuple[int, _Tile]:
     """Return D_BLOCK and the tile for it."""
-    numbers = min(4, rows.q.element_size()), plan.complex
-    tiles = _TILES[90 if plan.arch >= 90 else 80][numbers]
+    real = "float32" if rows.q.dtype == torch.float64 else str(rows.q.dtype).removeprefix("torch.")
+    tiles = _TILES[90 if plan.arch >= 90 else 80]["complex64" if plan.complex else real]
     D_BLOCK = min(max(16, triton.next_power_of_2(rows.q.shape[3])), max(tiles))
     return D_BLOCK, tiles[max(D_BLOCK, min(tiles))]
 
