@@ -1,0 +1,1 @@
+"""What the training of several papers shares: keyed randomness, ranks, checkpoints, progress."""
