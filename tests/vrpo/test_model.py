@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from core.vrpo._attention import rotary_tables
 from core.vrpo.model import Config, MaskedDiffusionLM
 from core.vrpo.packing import Pack, pack
 
@@ -185,21 +186,27 @@ def test_other_dtypes_are_near_float64(dtype):
     assert (rounded - truth).abs().max() > 0
 
 
-def test_the_norm_squares_in_float32():
-    """300^2 is beyond float16."""
-    model = tiny().half()
-    x = torch.full((1, 16), 300.0, dtype=torch.float16)
-    assert (model.ln_f(x) - model.ln_f.weight).abs().max() < 2e-3
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_norm_of_half_types_is_rounded_once_before_the_weight(dtype):
+    """Bit by bit as LLaDA's: x / rms in float32, rounded, times the weight; 300^2 is no float16."""
+    norm = tiny().to(dtype).ln_f
+    x = (300 * torch.randn(50, 16, generator=torch.Generator().manual_seed(0))).to(dtype)
+    wide = x.float()
+    scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + norm.eps)
+    assert torch.equal(norm(x), norm.weight * scaled.to(dtype))
 
 
-def test_positions_are_told_in_full_precision():
-    """At position 4000 bfloat16 cannot tell neighbours: angles must not be rounded to it."""
-    config = Config(vocab_size=3, d_model=8, n_layers=1, n_heads=1, mlp_hidden=8, mask_id=2)
-    model = MaskedDiffusionLM.initialised(config, 0)
-    tokens = torch.randint(0, 3, (4000,), generator=torch.Generator().manual_seed(0))
-    rows = torch.tensor([3999])
-    exact = model.double().logits(tokens, (4000,), rows)
-    assert (model.bfloat16().logits(tokens, (4000,), rows) - exact).abs().max() < 0.1
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_angles_are_told_in_full_precision(dtype):
+    """Half types take float32 tables; the angle itself, up to 4000, never goes below float64."""
+    positions = torch.tensor([0, 1, 37, 3999])
+    cos, sin = rotary_tables(TINY, positions, 4000, dtype)
+    allowed = 1e-12 if dtype == torch.float64 else 6e-8  # half a unit in the last place of one
+    for at, t in enumerate(positions.tolist()):
+        for i in range(2):
+            angle = t * 10_000.0 ** (-2 * i / 4)
+            assert abs(cos[at, 0, i].item() - math.cos(angle)) < allowed
+            assert abs(sin[at, 0, i].item() - math.sin(angle)) < allowed
 
 
 def test_a_seed_makes_the_model():
@@ -263,6 +270,7 @@ def test_a_target_outside_the_vocabulary_is_refused():
         ({"n_kv_heads": 3}, "n_kv_heads to divide n_heads"),
         ({"n_kv_heads": 0}, "n_kv_heads to divide n_heads"),
         ({"mask_id": 13}, "want the mask token among the 13 rows"),
+        ({"eos_id": 13}, r"want eos_id in \[0, 13\) or None"),
     ],
 )
 def test_a_size_that_cannot_be_is_refused(changed, message):

@@ -35,7 +35,7 @@ class Config:
 
     Raises:
         ValueError: a size is not positive, heads do not divide the width, the head's width is odd,
-            key and value heads do not divide the heads, or the mask token is no row.
+            key and value heads do not divide the heads, or mask or end token are no rows.
     """
 
     vocab_size: int
@@ -51,6 +51,8 @@ class Config:
     rms_eps: float = 1e-5
     max_length: int = 4096
     """Longest sequence, prompt and response together."""
+    eos_id: int | None = None
+    """The token that ends a response, where there is one."""
 
     def __post_init__(self) -> None:
         """Check what the architecture needs."""
@@ -71,6 +73,10 @@ class Config:
             raise ValueError(
                 f"want the mask token among the {self.vocab_size} rows of the embedding, "
                 f"got mask_id = {self.mask_id}: count it in vocab_size"
+            )
+        if self.eos_id is not None and not 0 <= self.eos_id < self.vocab_size:
+            raise ValueError(
+                f"want eos_id in [0, {self.vocab_size}) or None, got eos_id = {self.eos_id}"
             )
 
     @property
@@ -113,8 +119,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` `[..., D]` normed, in its dtype."""
-        if x.dtype in HALF:  # rounded before the weight, as LLaDA does
-            return self.weight * F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype)
+        if x.dtype in HALF:  # float32 inside, rounded before the weight, as LLaDA does
+            return self.weight * F.rms_norm(x, x.shape[-1:], eps=self.eps)
         return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
 
 
