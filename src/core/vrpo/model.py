@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from core.kernels.linear_logprob import linear_logprob
 from core.vrpo._attention import attend, rotary_tables, rotate
 from core.vrpo.packing import Layout, Pack, layout
 
@@ -221,6 +222,7 @@ class MaskedDiffusionLM(nn.Module):
         self._check(pack.tokens, pack.lengths, pack.targets)
         rows = self.hidden(pack.tokens, pack.lengths, pack.rows)
         logp = linear_logprob(rows, self.ff_out.weight, pack.targets)
+        assert isinstance(logp, Tensor)  # a pair only where the log-sum is asked for
         return logp.new_zeros(len(pack.lengths)).index_add(0, pack.owner, logp)
 
     def logits(
@@ -282,10 +284,3 @@ class MaskedDiffusionLM(nn.Module):
                     f"want tokens in [0, {V}), got {low if low < 0 else high}: "
                     "is this the model's tokenizer?"
                 )
-
-
-def linear_logprob(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-    """Return log softmax(hidden weight^T)[target], `[N]`."""
-    logits = F.linear(hidden, weight)
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    return -F.cross_entropy(logits, target, reduction="none")
