@@ -1,0 +1,176 @@
+"""Checkpoints that are whole or not there, and resume to the bit.
+
+A checkpoint is one file: the trained parameters, the optimizer's state, the step, and what run it
+is of. It is written under a temporary name, flushed to the disk and renamed, so that a kill at any
+moment leaves the one before. Parameters go by their plain names, gathered on the first rank: a run
+can go on with another number of processes, or another way to share the model among them.
+
+Where randomness has names (`core.train.seeds`), the step is all that is left to remember.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from core.train.distributed import World
+
+FORMAT = "core.train.checkpoint/1"
+NAME = re.compile(r"step-(\d{8})\.pt")
+
+
+def replace(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file as a whole or not at all.
+
+    Args:
+        path: the file, in a folder that exists.
+        write: writes what the file shall hold to the temporary path that it is given.
+
+    Raises:
+        OSError: it could not be written; what was there before still is.
+    """
+    part = path.with_name(f"{path.name}.part.{os.getpid()}")
+    try:
+        write(part)
+        _flush(part)
+        os.replace(part, path)
+        _flush(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object as a whole or not at all."""
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    replace(path, lambda part: _put(part, text))
+
+
+def _put(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def check_same(wanted: Mapping[str, Any], found: Mapping[str, Any], what: str) -> None:
+    """Refuse what belongs to something else, by the fields that differ.
+
+    Args:
+        wanted: name -> value, of this run.
+        found: the same, as it was kept.
+        what: the file, for the message.
+
+    Raises:
+        ValueError: a field differs, is missing, or is one too many.
+    """
+    for field in [*wanted, *(field for field in found if field not in wanted)]:
+        here, there = wanted.get(field, "nothing"), found.get(field, "nothing")
+        if here != there:
+            raise ValueError(
+                f"{what} is of another run: its {field} is {there}, here it is {here}; "
+                "give what it was made with, or another place"
+            )
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder, the oldest first."""
+    return sorted(path for path in folder.glob("step-*.pt") if NAME.fullmatch(path.name))
+
+
+def save(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    run: Mapping[str, Any],
+    world: World,
+    keep: int = 2,
+) -> None:
+    """Write the checkpoint of a step, and remove all but the last `keep`.
+
+    All ranks call this; the first one writes.
+
+    Args:
+        folder: made if it is not there.
+        step: steps done.
+        model: its trained parameters are kept, frozen ones are not.
+        optimizer: of these parameters.
+        run: what the run is, by name: numbers, text, booleans; compared by `load`.
+        world: this rank.
+        keep: checkpoints that stay, 1 or more.
+
+    Raises:
+        OSError: it could not be written; the ones before are still there.
+    """
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    weights, state = get_state_dict(model, optimizer, options=_options())
+    if not world.first:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"format": FORMAT, "run": dict(run), "step": step, "model": weights}
+    content["optimizer"] = state
+    replace(folder / f"step-{step:08d}.pt", lambda part: torch.save(content, part))
+    for old in checkpoints(folder)[:-keep]:
+        old.unlink()
+
+
+def load(path: Path, model: nn.Module, optimizer: Optimizer, *, run: Mapping[str, Any]) -> int:
+    """Put a checkpoint back into model and optimizer; return the steps done.
+
+    All ranks call this, and read the file.
+
+    Args:
+        path: the checkpoint.
+        model: as it was when the run began; changed in place.
+        optimizer: new; changed in place.
+        run: what the run is; must be what was saved.
+
+    Raises:
+        ValueError: the file is broken, no checkpoint, or of another run; nothing was changed.
+    """
+    from torch.distributed.checkpoint.state_dict import set_state_dict
+
+    content = _read(path)
+    check_same(run, content["run"], str(path))
+    set_state_dict(
+        model,
+        optimizer,
+        model_state_dict=content["model"],
+        optim_state_dict=content["optimizer"],
+        options=_options(),
+    )
+    return content["step"]
+
+
+def _options() -> Any:
+    from torch.distributed.checkpoint.state_dict import StateDictOptions
+
+    return StateDictOptions(
+        full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    broken = f"{path} is broken, or no checkpoint: remove it to go on from the one before it"
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # the reader raises whatever it comes upon
+        raise ValueError(broken) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(broken)
+    return content
