@@ -1,0 +1,299 @@
+r"""How to spend a sampling budget: from a small pilot to the variance, bias and cost of any design.
+
+The four terms of a pair at one mask, a = (policy chosen, policy rejected, reference chosen,
+reference rejected), have a covariance over counts, S_t, and one over masks at a count, S_y. A score
+estimate is linear in them, with signs c = beta (1, -1, -1, 1), so that for independent counts
+
+    V[s_hat] = sum over i, j that see the same masks of c_i c_j (S_t / n_t + S_y / n)_ij
+
+A pilot that shares all masks estimates both matrices without bias, by an analysis of variance, and
+with them the variance of every design: shared or not, across the pair or not, any (n_t, n_y).
+
+Sources: arXiv:2505.19223v2, Eq. (9), Lemma 5, Propositions 1 and 2; the pilot is ours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from core.vrpo._scoring import Chunks, Model, score
+from core.vrpo.draws import Design, draw_pair
+from core.vrpo.preferences import Preference
+
+Array = NDArray[np.floating]
+SIGNS = np.array([1.0, -1.0, -1.0, 1.0])
+"""Of policy chosen, policy rejected, reference chosen, reference rejected in a score."""
+GUARD = 2.0
+"""Standard errors by which a covariance has to be positive before it is relied on."""
+
+
+class Estimate(NamedTuple):
+    """A mean over pairs, with its standard error."""
+
+    value: float
+    error: float
+
+    def __str__(self) -> str:
+        """Return "3.2 +- 0.1"."""
+        return f"{self.value:.3g} ± {self.error:.1g}"
+
+
+class Prediction(NamedTuple):
+    """What a design will do, as means over pairs."""
+
+    design: Design
+    variance: Estimate
+    """V[s_hat] with independent counts; an upper end where the counts are systematic."""
+    least: Estimate
+    """V[s_hat] if systematic counts took away all of what counts contribute; else the same."""
+    bias: float
+    """Second-order estimate of the loss's bias, E loss_hat - loss."""
+    bias_bound: float
+    """V[s_hat] / 8."""
+    passes: int
+    """Forward passes of the policy a pair; as many of the reference, unless precomputed."""
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """Terms of B pairs whose masks all four shared: n_t counts, n_y masks at each."""
+
+    terms: Array
+    """`[B, 4, n_t, n_y]`: policy chosen, policy rejected, reference chosen, rejected; nats."""
+    counts: Array
+    """`[B, 2, n_t]`: relative counts l / L of the two responses."""
+    beta: float
+
+    def __post_init__(self) -> None:
+        """Refuse what no variance can be estimated from."""
+        shape = self.terms.shape
+        if len(shape) != 4 or shape[1] != 4 or min(shape[2:]) < 2 or shape[0] < 2:
+            raise ValueError(
+                "want terms [B, 4, n_t, n_y] of two pairs, two counts and two masks at least, got "
+                f"{shape}: a smaller pilot cannot tell counts from masks"
+            )
+        if not np.isfinite(self.terms).all():
+            bad = sorted({int(b) for b in np.argwhere(~np.isfinite(self.terms))[:, 0]})
+            raise ValueError(f"want finite terms, got nan or infinity in pair(s) {bad[:5]}")
+
+    @cached_property
+    def over_masks(self) -> Array:
+        """S_y, `[B, 4, 4]`: covariance over the masks at one count, unbiased for each pair."""
+        within = self.terms - self.terms.mean(axis=3, keepdims=True)
+        n_t, n_y = self.terms.shape[2:]
+        return np.einsum("bity,bjty->bij", within, within) / (n_t * (n_y - 1))
+
+    @cached_property
+    def over_counts(self) -> Array:
+        """S_t, `[B, 4, 4]`: covariance over counts of the mean at a count, unbiased likewise."""
+        means = self.terms.mean(axis=3)
+        between = means - means.mean(axis=2, keepdims=True)
+        n_t, n_y = self.terms.shape[2:]
+        return np.einsum("bit,bjt->bij", between, between) / (n_t - 1) - self.over_masks / n_y
+
+    def score_variance(self, design: Design) -> tuple[Array, Array]:
+        """Return what counts and what masks contribute to V[s_hat] of each pair, `[B]` both."""
+        kept = _seen_together(design) * np.outer(SIGNS, SIGNS) * self.beta**2
+        counts = (self.over_counts * kept).sum(axis=(1, 2)) / design.n_t
+        return counts, (self.over_masks * kept).sum(axis=(1, 2)) / design.n
+
+    def predict(self, design: Design) -> Prediction:
+        """Return variance, bias and cost of a design.
+
+        Raises:
+            ValueError: the design is of the time form, or has a proposal: see `importance`.
+        """
+        if design.form == "time" or design.proposal is not None:
+            raise ValueError(
+                f"want a design of the count form with uniform counts, got {design}: the pilot's "
+                "`importance` predicts a proposal"
+            )
+        counts, masks = self.score_variance(design)
+        V = counts + masks
+        systematic = design.counts == "systematic" and design.n_t > 1
+        score = self.beta * np.einsum("i,bity->b", SIGNS, self.terms) / self.terms[0, 0].size
+        return Prediction(
+            design,
+            _mean(V),
+            _mean(masks if systematic else V),
+            float(np.mean(expit(score) * expit(-score) * V) / 2),
+            float(V.mean() / 8),
+            2 * design.n,
+        )
+
+    @property
+    def sharing(self) -> Estimate:
+        """Covariance of policy and reference that sharing masks takes out of V[s_hat], n = 1."""
+        return self._gain(Design(1, shared=False), Design(1))
+
+    @property
+    def across(self) -> Estimate:
+        """What sharing masks across the pair takes out as well; negative where it hurts."""
+        return self._gain(Design(1), Design(1, across_pair=True))
+
+    def importance(self, bins: int = 8) -> tuple[tuple[float, ...], float]:
+        """Return a proposal over relative counts, and its variance over the uniform one's, n = 1.
+
+        The proposal is proportional to the root of the mean squared margin in each bin, pooled over
+        pairs and both responses, and floored at a tenth of its mean; empty bins take the mean of
+        the others. It is for draws to come: using it on the pilot's own would bias them.
+
+        Args:
+            bins: of the relative count; take few where the pilot is small.
+
+        Raises:
+            ValueError: bins is below 1.
+        """
+        if bins < 1:
+            raise ValueError(f"want bins >= 1, got {bins}")
+        margins = (self.terms[:, :2] - self.terms[:, 2:]) ** 2  # [B, 2, n_t, n_y]
+        second = margins.mean(axis=3).ravel()
+        # (k / bins, (k + 1) / bins] is bin k; a little below, for l / L is rounded
+        at = np.ceil(self.counts * bins - 1e-9).astype(int).ravel() - 1
+        size = np.bincount(at, minlength=bins)
+        root = np.sqrt(np.bincount(at, second, minlength=bins) / np.maximum(size, 1))
+        root = np.where(size > 0, root, root[size > 0].mean())
+        q = np.maximum(root, 0.1 * root.mean())
+        q = q / q.sum()
+        means = (self.terms[:, :2] - self.terms[:, 2:]).mean(axis=(2, 3)) ** 2
+        uniform = second.mean() - means.mean()
+        return tuple(q.tolist()), float(((second / (bins * q[at])).mean() - means.mean()) / uniform)
+
+    def _gain(self, before: Design, after: Design) -> Estimate:
+        return _mean(np.add(*self.score_variance(before)) - np.add(*self.score_variance(after)))
+
+
+class Advice(NamedTuple):
+    """What to do."""
+
+    chosen: Prediction
+    others: list[Prediction]
+    """The plain design of the same budget, and what else was looked at."""
+    reasons: list[str]
+
+    def __str__(self) -> str:
+        """Return a table and the reasons."""
+        head = f"{'design':<44}{'V[score]':>16}{'bias':>9}{'bound':>9}{'passes':>8}"
+        rows = [_row(p, "→" if p is self.chosen else " ") for p in [self.chosen, *self.others]]
+        return "\n".join([head, *rows, *(f"- {reason}" for reason in self.reasons)])
+
+
+def run_pilot(
+    policy: Model,
+    reference: Model,
+    pairs: Sequence[Preference],
+    chunks: Chunks,
+    *,
+    beta: float,
+    n_t: int = 4,
+    n_y: int = 2,
+    seed: int = 0,
+) -> Pilot:
+    """Score some pairs with all masks shared, without gradient.
+
+    Args:
+        policy: from a pack to S.
+        reference: likewise.
+        pairs: two at least; a few dozen tell a lot.
+        chunks: how sequences go through the models.
+        beta: strength of the reference.
+        n_t: mask counts, two at least.
+        n_y: masks at each, two at least.
+        seed: names the masks.
+
+    Raises:
+        ValueError: fewer than two pairs, counts or masks; a score that is not finite.
+    """
+    design = Design(n_t, n_y, across_pair=True)
+    draws = [
+        draw_pair(design, (len(p.chosen), len(p.rejected)), seed, p.example).policy for p in pairs
+    ]
+    weights = torch.stack([torch.stack([w.weights, l.weights]) for w, l in draws])
+    S = [
+        score(model, chunks(pairs, draws), len(pairs)).double().cpu()
+        for model in (policy, reference)
+    ]
+    terms = torch.cat([weights * part for part in S], dim=1)  # [B, 4, n]
+    counts = [[d.masks.double().mean(1).view(n_t, n_y)[:, 0] for d in both] for both in draws]
+    return Pilot(
+        terms.view(len(pairs), 4, n_t, n_y).numpy(),
+        torch.stack([torch.stack(both) for both in counts]).numpy(),
+        beta,
+    )
+
+
+def advise(pilot: Pilot, *, n: int | None = None, bias: float | None = None) -> Advice:
+    """Return the best design for a budget, or the cheapest whose bias is below a bound.
+
+    Args:
+        pilot: its terms.
+        n: masks a response that can be afforded.
+        bias: bound on the loss's bias in nats, which V[s_hat] / 8 must not exceed.
+
+    Raises:
+        ValueError: neither n nor bias is given, or both, or one is not positive.
+    """
+    if (n is None) == (bias is None):
+        raise ValueError("want either n (masks a response) or bias (nats), got both or neither")
+    if not (n if bias is None else bias) > 0:  # type: ignore[operator]
+        raise ValueError(f"want a positive budget, got {n if bias is None else bias}")
+    sharing, across = pilot.sharing, pilot.across
+    base = Design(
+        1,
+        shared=sharing.value > 0,
+        across_pair=across.value > GUARD * across.error,
+    )
+    reasons = [
+        "one mask at each count: with independent counts nothing is better (Proposition 1)",
+        f"policy and reference {'share' if base.shared else 'do not share'} masks: that takes "
+        f"{sharing} out of V at n = 1",
+        f"chosen and rejected {'share' if base.across_pair else 'do not share'} masks: that would "
+        f"take {across} out of V at n = 1 (guard: {GUARD:g} standard errors)",
+    ]
+    if n is None:
+        one = pilot.predict(base).variance.value
+        n = max(1, int(np.ceil(one / (8 * bias))))  # type: ignore[operator]
+        reasons.append(f"n = {n} is the least with V / 8 below {bias:g} nats")
+    sets = 2 if n % 2 == 0 and n > 2 else 1
+    best = replace(base, n_t=n, counts="systematic" if n > 1 else "iid", sets=sets)
+    if n > 1:
+        reasons.append(
+            "systematic counts are unbiased and cost nothing; they can take away what counts "
+            f"contribute, {_mean(pilot.score_variance(best)[0])} of V"
+            + (", in two sets, so that halves stay independent" if sets == 2 else "")
+        )
+    q, ratio = pilot.importance(min(8, pilot.terms.shape[2] * 2))
+    reasons.append(
+        f"importance over counts would multiply V by about {ratio:.2f}: proposal "
+        + ", ".join(f"{x:.2f}" for x in q)
+    )
+    others = [Design(n), Design(n, shared=False), Design(1, n)]
+    return Advice(pilot.predict(best), [pilot.predict(d) for d in dict.fromkeys(others)], reasons)
+
+
+def _seen_together(design: Design) -> Array:
+    """Return 1 where two of the four terms see the same masks, `[4, 4]`."""
+    model, side = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
+    same_model, same_side = (np.equal.outer(x, x) for x in (model, side))
+    return ((same_model | design.shared) & (same_side | design.across_pair)).astype(float)
+
+
+def _mean(values: Array) -> Estimate:
+    return Estimate(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
+
+
+def _row(p: Prediction, mark: str) -> str:
+    d = p.design
+    name = f"{mark} ({d.n_t}, {d.n_y}) {d.counts}"
+    name += ", shared" if d.shared else ", not shared"
+    name += ", across the pair" if d.across_pair else ""
+    V = f"{p.variance.value:.3g}"
+    if p.least != p.variance:
+        V = f"{p.least.value:.3g} to {V}"
+    return f"{name:<44}{V:>16}{p.bias:>9.3f}{p.bias_bound:>9.3f}{p.passes:>8}"
