@@ -11,9 +11,12 @@ Where randomness has names (`core.train.seeds`), the step is all that is left to
 import json
 import os
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import nn
@@ -166,10 +169,10 @@ def _options() -> Any:
 def _read(path: Path) -> dict[str, Any]:
     broken = f"{path} is broken, or no checkpoint: remove it to go on from the one before it"
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # the reader raises whatever it comes upon
+        with ZipFile(path) as archive:  # torch writes checksums, and does not read them
+            whole = archive.testzip() is None
+        content = torch.load(path, map_location="cpu", weights_only=True) if whole else None
+    except (BadZipFile, zlib.error, RuntimeError, UnpicklingError, EOFError) as error:
         raise ValueError(broken) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(broken)
