@@ -1,15 +1,25 @@
+import subprocess
+import sys
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 
+from core.kernels import _choice, explain
 from core.kernels import _linear_logprob_blocks as blocks
 from core.kernels.linear_logprob import linear_logprob, reference_logprob
 
 # torch's compiler and its forward mode use what torch deprecates
 of_torch = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-IMPLS = ["reference", "torch"]
+IMPLS = ["reference", "torch", "triton"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 HEADS = ["trained", "frozen"]
+
+
+any_impl = pytest.mark.parametrize("impl", IMPLS)
+INF = float("inf")
 
 
 @pytest.fixture(autouse=True)
@@ -205,3 +215,127 @@ def test_a_second_derivative_is_refused(head):
     logp = linear_logprob(hidden, weight, target)
     with pytest.raises(ValueError, match=r"differentiable once.*take reference_logprob"):
         torch.autograd.grad(logp.sum(), hidden, create_graph=True)
+
+
+@any_impl
+@pytest.mark.parametrize("head", HEADS)
+def test_tokens_that_are_forbidden_are_no_nan(impl, head):
+    """More than a first block, and more than a last one."""
+    pytest.importorskip("triton")
+    hidden, weight, target, bias = inputs(4, 3, 300)
+    allowed = slice(140, 150)
+    target = torch.tensor([140, 149, 145, 2])
+    bias[:140] = bias[150:] = -INF
+    g = torch.tensor([1.0, -2.0, 0.5, 0.0], dtype=torch.float64)  # nothing is asked of the last
+    options = {"head": head, "impl": impl, "return_lse": True}
+    found = gradients(linear_logprob, (hidden, weight, target, bias), g, g, **options)
+    alone = hidden, weight[allowed], (target - 140).clamp(min=0), bias[allowed]
+    expected = gradients(reference_logprob, alone, g, g, head=head)
+    assert found[0][3] == -INF
+    torch.testing.assert_close(found[0][:3], expected[0][:3])
+    torch.testing.assert_close(found[1], expected[1])
+    torch.testing.assert_close(found[2][:3], expected[2][:3])
+    assert not any(x.isnan().any() for x in found)
+    if head == "trained":
+        assert not found[3][:140].any()
+        torch.testing.assert_close(found[3][allowed], expected[3])
+
+
+@any_impl
+def test_strides_do_not_matter_and_inputs_are_left_alone(impl):
+    pytest.importorskip("triton")
+    hidden, weight, target, bias = inputs(70, 6, 131)
+    plain = linear_logprob(hidden, weight, target, bias=bias, impl=impl)
+    strided = (
+        hidden.T.contiguous().T,
+        weight.repeat_interleave(2, dim=1)[:, ::2],
+        target.repeat_interleave(3)[::3],
+        bias.repeat_interleave(2)[::2],
+    )
+    before = [x.clone() for x in strided]
+    x, w, y, b = strided
+    torch.testing.assert_close(linear_logprob(x, w, y, bias=b, impl=impl), plain)
+    assert all(torch.equal(x, y) for x, y in zip(strided, before, strict=True))
+
+
+def test_equal_inputs_give_equal_bits():
+    tensors, (g, l) = inputs(70, 9, 131, torch.float32), torch.randn(2, 70)
+    for head in HEADS:
+        options = {"head": head, "impl": "torch", "return_lse": True}
+        first, second = (gradients(linear_logprob, tensors, g, l, **options) for _ in range(2))
+        assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
+
+
+# --- what is refused, and what is known without numbers ---------------------------------------
+
+
+def test_shapes_are_known_without_numbers():
+    with FakeTensorMode():
+        hidden, weight = torch.empty(2, 7, 4, requires_grad=True), torch.empty(9, 4)
+        target = torch.empty(2, 7, dtype=torch.int64)
+        assert linear_logprob(hidden, weight, target).shape == (2, 7)
+        assert linear_logprob(hidden.bfloat16(), weight.bfloat16(), target).dtype == torch.float32
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without CUDA")
+def test_a_named_kernel_says_what_it_wants(monkeypatch):
+    pytest.importorskip("triton")
+    hidden, weight, target, bias = inputs(3, 2, 5)
+    told = explain(linear_logprob, hidden, weight, target, bias=bias, return_lse=True)
+    assert told.chosen == "torch"
+    assert set(told.obstacles.values()) == {None}
+    monkeypatch.setattr(_choice, "triton_interprets", lambda: False)
+    with pytest.raises(ValueError, match="wants tensors on a CUDA device, got cpu: move them"):
+        linear_logprob(hidden, weight, target, impl="triton")
+
+
+def test_it_needs_no_triton():
+    code = (
+        "import sys, torch; from core.kernels.linear_logprob import *\n"
+        "linear_logprob(torch.ones(1, 2), torch.ones(3, 2), torch.tensor([1]))\n"
+        "assert not {'torch._dynamo', 'triton'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_autocast_does_not_narrow_what_is_summed():
+    hidden, weight, target, _ = inputs(5, 3, 70, torch.float32)
+    plain = linear_logprob(hidden, weight, target)
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        assert torch.equal(linear_logprob(hidden, weight, target), plain)
+
+
+H, W, Y = torch.ones(2, 5, 3), torch.ones(7, 3), torch.zeros(2, 5, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "weight", "target", "bias", "message"),
+    [
+        (H, W[:, :2], Y, None, r"want hidden \[\.\.\., D\], weight \[V, D\].*\[2, 5, 3\] \[7, 2\]"),
+        (H, W, Y[:1], None, r"\[2, 5, 3\] \[7, 3\] \[1, 5\]"),
+        (H, W[0], Y, None, r"got \[2, 5, 3\] \[3\]"),
+        (H, W[:0], Y, None, "V at least 1"),
+        (H, W, Y, W[:, :1], r"want bias \[V\], one number a row of weight.*\[7, 1\]"),
+        (H, W.double(), Y, None, r"of one dtype among.*float64: cast them, as with weight\.to"),
+        (H.int(), W.int(), Y, None, "float16, got torch.int32"),
+        (H, W, Y.int(), None, r"want target of int64, got torch\.int32: take target\.long"),
+        (H, W, None, None, "as dense tensors, got NoneType"),
+        (H, W.to_sparse(), Y, None, "got layout torch.sparse_coo"),
+        (H, W.to("meta"), Y, None, "on one device, got cpu, meta, cpu"),
+        (H, W, Y + 7, None, r"want every target in \[0, V\) with V = 7, got 7 to 7: leave out"),
+        (H, W, Y - 100, None, "got -100 to -100"),
+    ],
+)
+@pytest.mark.parametrize("impl", ["reference", "torch"])
+def test_what_does_not_agree_is_refused(hidden, weight, target, bias, message, impl):
+    with pytest.raises(ValueError, match=message):
+        linear_logprob(hidden, weight, target, bias=bias, impl=impl)
+
+
+@of_torch
+def test_a_forward_mode_derivative_is_refused():
+    with forward_ad.dual_level():
+        hidden = forward_ad.make_dual(H, torch.ones_like(H))
+        with pytest.raises(ValueError, match=r"reverse mode only.*take reference_logprob"):
+            linear_logprob(hidden, W, Y)
+        assert forward_ad.unpack_dual(reference_logprob(hidden, W, Y)[0]).tangent is not None

@@ -35,7 +35,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from core.kernels._choice import Impl, Op, refuse_forward_mode
+from core.kernels._choice import Impl, Op, constant, refuse_forward_mode
 from core.kernels._linear_logprob_blocks import torch_gradients, torch_logprob, wide
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -163,7 +163,18 @@ def _shapes_of(tensors: tuple[Tensor, ...]) -> str:
     return " ".join(str(list(x.shape)) for x in tensors)
 
 
-OP = Op("linear_logprob", _check, {})
+def _triton_limit(hidden: Tensor, *others: Tensor) -> str | None:
+    return _triton_device_limit(hidden.device, hidden.dtype)
+
+
+@constant
+def _triton_device_limit(device: torch.device, dtype: torch.dtype) -> str | None:
+    from core.kernels.linear_logprob_triton import limit
+
+    return limit(device, dtype)
+
+
+OP = Op("linear_logprob", _check, {"triton": _triton_limit})
 
 
 # As in the other ops: registered without autograd, the Function outside.
@@ -191,7 +202,21 @@ def _run(
         if impl == "reference":
             logp, lse = reference_logprob(hidden, weight, target, bias=bias)
             return logp, lse, logp.new_empty(0, hidden.shape[1])
-        return torch_logprob(hidden, weight, target, bias, frozen=frozen)
+        steps = _steps(impl)
+        if steps is None or frozen or len(hidden) == 0:
+            return torch_logprob(hidden, weight, target, bias, frozen=frozen, steps=steps)
+        from core.kernels.linear_logprob_triton import triton_logprob
+
+        logp, lse = triton_logprob(hidden, weight, target, bias)
+        return logp, lse, logp.new_empty(0, hidden.shape[1])
+
+
+def _steps(impl: str) -> Any:
+    if impl != "triton":
+        return None
+    from core.kernels.linear_logprob_triton import Steps
+
+    return Steps
 
 
 def _run_backward(
@@ -208,7 +233,8 @@ def _run_backward(
     with torch.autocast(hidden.device.type, enabled=False):
         if impl == "reference":
             return _reference_gradients(hidden, weight, target, bias, g, l, wanted)
-        return torch_gradients(hidden, weight, target, bias, lse, g, l, wanted)
+        given = hidden, weight, target, bias, lse, g, l, wanted
+        return torch_gradients(*given, steps=_steps(impl))
 
 
 def _reference_gradients(
