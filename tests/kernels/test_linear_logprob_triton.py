@@ -118,6 +118,20 @@ def test_small_gradients_of_float16_are_not_lost(head):
     assert lost.max() < 4e-3
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_many_small_probabilities_of_float16_are_not_lost(head):
+    """Each 8e-8 beside a large one, where float16 counts in steps of 6e-8; together they matter."""
+    hidden = torch.tensor([[1.0, 0.0]], dtype=torch.float16, device=DEVICE, requires_grad=True)
+    weight = torch.tensor([[-16.3, 100.0]], dtype=torch.float16, device=DEVICE).repeat(300, 1)
+    weight[:2] = 0  # the large one, and the target
+    weight.requires_grad_(head == "trained")
+    target = torch.tensor([1], device=DEVICE)
+    (here,) = torch.autograd.grad(linear_logprob(hidden, weight, target, impl="triton"), hidden)
+    z = weight.detach().double()[:, 0]
+    truth = -100 * z.softmax(0)[2:].sum()  # of the second number, which only the small ones have
+    assert abs(here[0, 1] / truth - 1) < 2e-3  # two roundings to 2^-11
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_shape_any_strides_any_scale(data):
