@@ -1,0 +1,188 @@
+r"""Alignment runs whose losses are known exactly: the same training, judged without sampling.
+
+A run trains a copy of the reference of a `SortingWorld` with `core.vrpo.trainer`. What it is judged
+by is the exact DPO-ELBO loss of held-out pairs, from every mask of both responses. What a training
+curve shows instead is the mean of a loss *estimate*, which lies above the exact loss by a bias that
+depends on n: both are known here, at one and the same policy.
+"""
+
+import copy
+import time
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import log_expit
+from torch import Tensor
+
+from core.vrpo._scoring import Batch, reference_draws
+from core.vrpo.draws import Design, Draws, PairDraws
+from core.vrpo.exact import all_masks, counts, mean, probabilities, terms
+from core.vrpo.law import Part, loss_moments
+from core.vrpo.sorting import DIGITS, MASK, SortingWorld, solved, sums_of
+from core.vrpo.trainer import Recipe, Trainer
+
+Array = NDArray[np.floating]
+DESIGNS: dict[str, Design | None] = {
+    "(1,1) apart": Design(1, shared=False),
+    "(1,1)": Design(1),
+    "(4,1) apart": Design(4, shared=False),
+    "(4,1)": Design(4),
+    "(1,4)": Design(1, 4),
+    "(8,1)": Design(8),
+    "(4,1) systematic": Design(4, counts="systematic"),
+    "exact": None,
+}
+"""What runs are compared: (n_t, n_y); `apart` draws the reference's masks anew."""
+
+
+class Outcome(NamedTuple):
+    """What a run came to."""
+
+    curve: Array
+    """`[steps]`: the loss estimate of each step's batch, what a training curve shows."""
+    loss: float
+    """Exact DPO-ELBO loss of the held-out pairs at the end, nats."""
+    plotted: float
+    """Mean of the loss estimate on the same pairs at the same policy: exact loss and bias."""
+    accuracy: float
+    """Share of held-out pairs whose exact score is positive."""
+    solved: float
+    """Share of fresh prompts that greedy decoding sorts."""
+    passes: int
+    """Forward passes of the policy, sequences in all."""
+    seconds: float
+
+
+@dataclass
+class Looked:
+    """The reference's scores, looked up in a table of every mask."""
+
+    sums: Tensor
+    """`[pairs, 2, 2^L - 1]`, in the order of `exact.all_masks`."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return S at the batch's reference masks, `[B, 2, n]`."""
+        both = zip(batch.pairs, reference_draws(batch), strict=True)
+        return torch.stack(
+            [
+                torch.stack([self.sums[p.example, k, place(d.masks)] for k, d in enumerate(draws)])
+                for p, draws in both
+            ]
+        )
+
+
+class Noiseless(Trainer):
+    """A trainer that sees every mask, each with its probability: the exact gradient."""
+
+    def batch(self) -> Batch:
+        """Return the batch of the next step with all masks in place of drawn ones."""
+        M = 2**DIGITS - 1
+        weights = torch.from_numpy(M * probabilities(DIGITS) * DIGITS / counts(DIGITS))
+        one = Draws(all_masks(DIGITS), weights)
+        every = (one, one)
+        drawn = super().batch()
+        return drawn._replace(draws=[PairDraws(every, every)] * len(drawn.pairs))
+
+
+def align(
+    world: SortingWorld,
+    design: Design | None,
+    *,
+    seed: int,
+    steps: int = 100,
+    batch: int = 16,
+    learning_rate: float = 3e-4,
+    recipe: Recipe | None = None,
+) -> tuple[torch.nn.Module, Outcome]:
+    """Train a copy of the reference, and judge it exactly.
+
+    Args:
+        world: reference and pairs.
+        design: how the budget is spent; None: the exact gradient, from all masks.
+        seed: of the order of the pairs and the masks.
+        steps: updates.
+        batch: pairs an update.
+        learning_rate: of AdamW, falling along a cosine.
+        recipe: all else, the paper's where None.
+
+    Returns:
+        The policy, and what it came to.
+    """
+    used = design or Design(2**DIGITS - 1)
+    recipe = replace(
+        recipe or Recipe(steps, at_once=None),
+        steps=steps,
+        batch=batch,
+        design=used,
+        learning_rate=learning_rate,
+        warmup=steps // 20,
+        seed=seed,
+    )
+    policy = copy.deepcopy(world.reference)
+    kind = Trainer if design else Noiseless
+    trainer = kind(policy, world.train, recipe, reference=Looked(world.train_sums), mask_id=MASK)
+    start = time.perf_counter()
+    curve = np.array([trainer.step().loss for _ in range(steps)])
+    seconds = time.perf_counter() - start
+    sums = sums_of(policy.eval(), world.held_out)
+    score, plotted = judge(world, sums, design, recipe.beta)
+    return policy, Outcome(
+        curve,
+        float(-log_expit(score).mean()),
+        plotted,
+        float((score > 0).mean()),
+        solved(policy, seed),
+        2 * used.n * batch * steps,
+        seconds,
+    )
+
+
+def judge(
+    world: SortingWorld, sums: Tensor, design: Design | None, beta: float
+) -> tuple[Array, float]:
+    """Return the exact score of each held-out pair, and the mean of the loss estimate on them.
+
+    Args:
+        world: its pairs and the reference's sums.
+        sums: the policy's, `[pairs, 2, 2^L - 1]`.
+        design: of the estimate: one mask a count, no proposal; None: the exact loss.
+        beta: strength of the reference.
+    """
+    score = beta * (margin(world, sums)[:, 0] - margin(world, sums)[:, 1])
+    if design is None:
+        return score, float(-log_expit(score).mean())
+    if design.n_y > 1 or design.counts != "iid" or design.proposal or design.across_pair:
+        return score, float("nan")
+    parts = [score_parts(p, r, beta, shared=design.shared) for p, r in pairs_of(world, sums)]
+    moments = [loss_moments(part, design.n) for part in parts]
+    return score, float(np.mean([m.loss + m.bias for m in moments]))
+
+
+def margin(world: SortingWorld, sums: Tensor) -> Array:
+    """Return policy minus reference ELBO of both responses of each held-out pair, `[pairs, 2]`."""
+    return mean(terms(sums.double().numpy() - world.held_out_sums.double().numpy()))
+
+
+def pairs_of(world: SortingWorld, sums: Tensor) -> list[tuple[Array, Array]]:
+    """Return the terms `[2, 2^L - 1]` of policy and reference, for each held-out pair."""
+    policy, reference = (terms(x.double().numpy()) for x in (sums, world.held_out_sums))
+    return list(zip(policy, reference, strict=True))
+
+
+def score_parts(policy: Array, reference: Array, beta: float, *, shared: bool) -> list[Part]:
+    """Return the parts of a pair's score from terms `[2, 2^L - 1]`, chosen and rejected."""
+    p = probabilities(DIGITS)
+    signs = (beta, -beta)
+    if shared:
+        return [Part(s * (a - b), p) for s, a, b in zip(signs, policy, reference, strict=True)]
+    own = [Part(s * a, p) for s, a in zip(signs, policy, strict=True)]
+    return own + [Part(-s * b, p) for s, b in zip(signs, reference, strict=True)]
+
+
+def place(masks: Tensor) -> Tensor:
+    """Return where masks stand in `exact.all_masks`."""
+    L = masks.shape[-1]
+    return (masks.long() << torch.arange(L - 1, -1, -1)).sum(-1) - 1
