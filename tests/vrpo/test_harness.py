@@ -312,35 +312,29 @@ QUESTIONS = [
 ]
 
 
-def choice_task():
+def task(name, kind, **rest):
+    """A task of the harness on our questions, as its YAML files would describe it."""
     from datasets import Dataset
 
     return {
-        "task": "tiny_choice",
+        "task": name,
         "custom_dataset": lambda **_: {"test": Dataset.from_list(QUESTIONS)},
-        "output_type": "multiple_choice",
+        "output_type": kind,
         "test_split": "test",
         "doc_to_text": "{{question}}",
-        "doc_to_choice": "options",
-        "doc_to_target": "answer",
-        "target_delimiter": "",
-        "metric_list": [{"metric": "acc"}],
+        **rest,
     }
+
+
+def choice_task():
+    ask = {"doc_to_choice": "options", "doc_to_target": "answer", "target_delimiter": ""}
+    return task("tiny_choice", "multiple_choice", **ask, metric_list=[{"metric": "acc"}])
 
 
 def text_task():
-    from datasets import Dataset
-
-    return {
-        "task": "tiny_text",
-        "custom_dataset": lambda **_: {"test": Dataset.from_list(QUESTIONS)},
-        "output_type": "generate_until",
-        "test_split": "test",
-        "doc_to_text": "{{question}}",
-        "doc_to_target": "{{question}}",
-        "generation_kwargs": {"until": ["."], "max_gen_toks": 8, "do_sample": False},
-        "metric_list": [{"metric": "exact_match"}],
-    }
+    ask = {"doc_to_target": "{{question}}", "metric_list": [{"metric": "exact_match"}]}
+    how = {"until": ["."], "max_gen_toks": 8, "do_sample": False}
+    return task("tiny_text", "generate_until", **ask, generation_kwargs=how)
 
 
 def test_whole_tasks_run_under_the_harness():

@@ -12,55 +12,22 @@ from core.vrpo.model import Config, MaskedDiffusionLM
 from core.vrpo.packing import pack
 
 # as the public config.json of LLaDA-8B has it, sizes apart
-PUBLIC = {
-    "activation_type": "silu",
-    "alibi": False,
-    "alibi_bias_max": 8.0,
-    "architectures": ["LLaDAModelLM"],
-    "attention_dropout": 0.0,
-    "attention_layer_norm": False,
-    "attention_layer_norm_with_affine": True,
-    "auto_map": {"AutoModel": "modeling_llada.LLaDAModelLM"},
-    "bias_for_layer_norm": False,
-    "block_group_size": 1,
-    "block_type": "llama",
-    "d_model": 16,
-    "embedding_dropout": 0.0,
-    "embedding_size": 24,
-    "eos_token_id": 18,
-    "flash_attention": False,
-    "include_bias": False,
-    "include_qkv_bias": False,
-    "init_cutoff_factor": None,
-    "init_device": "meta",
-    "init_fn": "mitchell",
-    "init_std": 0.02,
-    "input_emb_norm": False,
-    "layer_norm_type": "rms",
-    "layer_norm_with_affine": True,
-    "mask_token_id": 19,
-    "max_sequence_length": 64,
-    "mlp_hidden_size": 40,
-    "mlp_ratio": 4,
-    "model_type": "llada",
-    "multi_query_attention": None,
-    "n_heads": 4,
-    "n_kv_heads": 2,
-    "n_layers": 3,
-    "pad_token_id": 18,
-    "precision": "amp_bf16",
-    "residual_dropout": 0.0,
-    "rms_norm_eps": 1e-05,
-    "rope": True,
-    "rope_full_precision": True,
-    "rope_theta": 500000.0,
-    "scale_logits": False,
-    "torch_dtype": "bfloat16",
-    "transformers_version": "4.46.3",
-    "use_cache": False,
-    "vocab_size": 20,
-    "weight_tying": False,
-}
+PUBLIC = json.loads("""{
+"activation_type": "silu", "alibi": false, "alibi_bias_max": 8.0, "architectures":
+["LLaDAModelLM"], "attention_dropout": 0.0, "attention_layer_norm": false,
+"attention_layer_norm_with_affine": true, "auto_map": {"AutoModel":
+"modeling_llada.LLaDAModelLM"}, "bias_for_layer_norm": false, "block_group_size": 1,
+"block_type": "llama", "d_model": 16, "embedding_dropout": 0.0, "embedding_size": 24,
+"eos_token_id": 18, "flash_attention": false, "include_bias": false, "include_qkv_bias": false,
+"init_cutoff_factor": null, "init_device": "meta", "init_fn": "mitchell", "init_std": 0.02,
+"input_emb_norm": false, "layer_norm_type": "rms", "layer_norm_with_affine": true,
+"mask_token_id": 19, "max_sequence_length": 64, "mlp_hidden_size": 40, "mlp_ratio": 4,
+"model_type": "llada", "multi_query_attention": null, "n_heads": 4, "n_kv_heads": 2, "n_layers":
+3, "pad_token_id": 18, "precision": "amp_bf16", "residual_dropout": 0.0, "rms_norm_eps": 1e-05,
+"rope": true, "rope_full_precision": true, "rope_theta": 500000.0, "scale_logits": false,
+"torch_dtype": "bfloat16", "transformers_version": "4.46.3", "use_cache": false, "vocab_size":
+20, "weight_tying": false
+}""")
 SIZE = Config(
     vocab_size=24,
     d_model=16,
@@ -401,6 +368,9 @@ def test_a_checkpoint_is_never_written_over(tmp_path):
     model = load_llada(write(tmp_path / "hub"))
     with pytest.raises(FileExistsError, match="give a new name"):
         save_llada(model, tmp_path / "hub")
+    (tmp_path / "empty").mkdir()
+    save_llada(model, tmp_path / "empty")
+    assert load_llada(tmp_path / "empty").config == SIZE
 
 
 def test_saving_refuses_what_would_not_load(tmp_path):

@@ -2,10 +2,12 @@
 
 import copy
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from core.vrpo._attention import rotary_tables
 from core.vrpo.model import Config, MaskedDiffusionLM
@@ -206,7 +208,42 @@ def test_angles_are_told_in_full_precision(dtype):
         for i in range(2):
             angle = t * 10_000.0 ** (-2 * i / 4)
             assert abs(cos[at, 0, i].item() - math.cos(angle)) < allowed
-            assert abs(sin[at, 0, i].item() - math.sin(angle)) < allowed
+            assert abs(sin[at, 0, i + 2].item() - math.sin(angle)) < allowed
+
+
+@pytest.mark.parametrize("config", [TINY, GROUPED])
+def test_attention_of_variable_lengths_is_handed_the_right_bounds(monkeypatch, config):
+    """It runs on a GPU alone; here a literal one stands for it, and the model must not change."""
+
+    def literal(q, k, v, starts, _, longest_q, longest_k, enable_gqa=False):
+        assert starts.dtype == torch.int32
+        assert longest_q == longest_k == 8
+        assert enable_gqa == (config is GROUPED)
+        parts = []
+        for start, end in pairwise(starts.tolist()):
+            one = (x[start:end].transpose(0, 1) for x in (q, k, v))
+            parts.append(F.scaled_dot_product_attention(*one, enable_gqa=enable_gqa))
+        return torch.cat([part.transpose(0, 1) for part in parts])
+
+    model, found = tiny(config), a_pack()
+    truth = model(found)
+    monkeypatch.setattr("core.vrpo._attention._flash_takes", lambda _: True)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", literal)
+    assert (model(found) - truth).abs().max() < 1e-12
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shapes", [SHAPES, [(3, 5)] * 4])
+def test_on_a_gpu_the_model_is_near_float64(dtype, shapes):
+    """Rounding as on a CPU; float32 may be multiplied as tf32 where that is asked for."""
+    config = Config(vocab_size=13, d_model=64, n_layers=2, n_heads=4, mlp_hidden=64, mask_id=12)
+    model, found = tiny(config), a_pack(shapes)
+    truth = model(found)
+    rounded = copy.deepcopy(model).to("cuda", dtype)(found.to("cuda"))
+    many = torch.bincount(found.owner).max().item()
+    assert (rounded.cpu() - truth).abs().max() < 60 * torch.finfo(dtype).eps * many
 
 
 def test_a_seed_makes_the_model():

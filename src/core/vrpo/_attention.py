@@ -5,7 +5,7 @@ batch; a pack of one length is one call. On CUDA, half types of mixed lengths ta
 attention of variable lengths. Either way there is no `[T, T]` mask and no padding.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,7 +31,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, where: Layout) -> Tensor:
         `[T, H, Dh]`.
     """
     groups = where.groups
-    if len(groups) > 1 and q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
+    if len(groups) > 1 and _flash_takes(q):
         return _varlen(q, k, v, where)
     if len(groups) == 1:
         return _group(q, k, v, groups[0])
@@ -47,13 +47,19 @@ def _group(q: Tensor, k: Tensor, v: Tensor, group: tuple[int, int]) -> Tensor:
     return out.transpose(1, 2).flatten(0, 1)
 
 
+def _flash_takes(q: Tensor) -> bool:
+    """Tell whether PyTorch's attention of variable lengths serves this dtype, width and GPU."""
+    half = q.dtype in (torch.float16, torch.bfloat16)
+    fits = q.is_cuda and half and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
+    return fits and torch.cuda.get_device_capability(q.device) >= (8, 0)
+
+
 def _varlen(q: Tensor, k: Tensor, v: Tensor, where: Layout) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     longest = where.groups[-1][1]
-    gqa = q.shape[1] != k.shape[1]
-    bounds = where.bounds
-    out = varlen_attn(q, k, v, bounds, bounds, longest, longest, enable_gqa=gqa)
+    attend = partial(varlen_attn, enable_gqa=True) if q.shape[1] != k.shape[1] else varlen_attn
+    out = attend(q, k, v, where.bounds, where.bounds, longest, longest)
     assert isinstance(out, Tensor)
     return out
 
@@ -63,18 +69,19 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Computed in the tables' dtype, returned in that of `x`.
     """
-    a, b = x.to(cos.dtype).chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
+    wide = x.to(cos.dtype)
+    return (wide * cos + wide.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
 
 
 def rotary_tables(
     config: "Config", positions: Tensor, longest: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine of the tokens' angles, `[T, 1, Dh / 2]` each.
+    """Return what `rotate` takes for the tokens' angles, `[T, 1, Dh]` each.
 
-    The angle of pair i at position t is t theta^(-2i / Dh). It is computed in float64 and rounded
-    to float32, or kept for a model in float64: exact where LLaDA's own, in float32, is off by up to
-    2e-4 at position 4096.
+    The first has the cosine of a pair at both its places, the second the sine, negative at the
+    first of them. The angle of pair i at position t is t theta^(-2i / Dh). It is computed in
+    float64 and rounded to float32, or kept for a model in float64: exact where LLaDA's own, in
+    float32, is off by up to 2e-4 at position 4096.
     """
     kept = torch.float64 if dtype == torch.float64 else torch.float32
     size = 1 << (longest - 1).bit_length()  # few tables serve all lengths
@@ -88,4 +95,6 @@ def _tables(
 ) -> tuple[Tensor, Tensor]:
     rate = theta ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     angle = torch.arange(size, dtype=torch.float64)[:, None, None] * rate
-    return angle.cos().to(device, dtype), angle.sin().to(device, dtype)
+    cos, sin = angle.cos(), angle.sin()
+    both = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+    return both[0].to(device, dtype), both[1].to(device, dtype)

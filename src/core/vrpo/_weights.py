@@ -108,9 +108,9 @@ def _shards(tensors: dict[str, Tensor], shard_bytes: int) -> Iterator[list[str]]
     yield shard
 
 
-def sync(folder: Path) -> None:
-    """Bring the files and their names to the disk."""
-    for path in (*folder.iterdir(), folder):
+def sync(*paths: Path) -> None:
+    """Bring files, and the names in folders, to the disk."""
+    for path in paths:
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -182,12 +182,14 @@ def save_llada(
     refuse_tensors("state", want, {name: weight.shape for name, weight in tensors.items()})
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed under this number
     try:
         partial.mkdir()
         _write_rest(partial, model.config, next(iter(tensors.values())).dtype, source)
         write_weights(partial, {PREFIX + k: v for k, v in tensors.items()}, shard_bytes)
-        sync(partial)
+        sync(*partial.iterdir(), partial)
         partial.rename(folder)
+        sync(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -149,7 +149,7 @@ class Block(nn.Module):
         Args:
             x: `[T, D]`, in the order of `where`.
             where: which tokens attend to which.
-            turn: cosine and sine of each token's rotation, `[T, 1, Dh]` each.
+            turn: each token's rotation, from `rotary_tables`, `[T, 1, Dh]` each.
         """
         T, (H, kv) = len(x), self.heads
         h = self.attn_norm(x)
