@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from core.vrpo.preferences import Limits, digest, load_tokenizer, read_preferences
+from core.vrpo.preferences import Limits, WhenNeeded, digest, load_tokenizer, read_preferences
 
 LIMITS = Limits(vocab_size=100, mask_id=99, max_length=12)
 WORDS = ["two", "and", "is", "four", "five", "three", "user", "assistant", ":", "end"]
@@ -66,10 +66,14 @@ def test_a_prompt_may_be_empty(tmp_path):
 def test_text_is_encoded_and_ends_in_eos_once(tmp_path):
     row = {"prompt": "two and two is", "chosen": "four", "rejected": "five end"}
     path = written(tmp_path, row)
-    (pair,) = read(path, tokenizer=Plain(), eos=IDS["end"]).kept
-    assert listed(pair) == [[0, 1, 0, 2], [3, 9], [4, 9]]
     (pair,) = read(path, tokenizer=Plain()).kept
+    assert listed(pair) == [[0, 1, 0, 2], [3, 9], [4, 9]]
+    (pair,) = read(path, tokenizer=Plain(), eos=None).kept
     assert listed(pair) == [[0, 1, 0, 2], [3], [4, 9]]
+    (pair,) = read(path, tokenizer=Plain(), eos=5).kept
+    assert listed(pair) == [[0, 1, 0, 2], [3, 5], [4, 9, 5]]
+    (pair,) = read(written(tmp_path, GOOD), tokenizer=Plain(), eos=5).kept
+    assert listed(pair) == [[1, 2], [3], [4, 5]]
 
 
 ASKED = [says("user", "two and two")]
@@ -279,6 +283,7 @@ def test_a_tokenizer_file_reads_text_and_no_conversations(tmp_path, tokenizers_i
     (pair,) = read(written(tmp_path, row), tokenizer=tokenizer).kept
     assert listed(pair) == [[0, 1], [3], [4]]
     assert tokenizer.eos is None
+    assert load_tokenizer(tmp_path / "tokenizer.json", eos=9).eos == 9
     with pytest.raises(ValueError, match=r"prefs\.jsonl:1: messages want a chat template"):
         read(written(tmp_path, {**row, "prompt": ASKED}), tokenizer=tokenizer)
 
@@ -291,11 +296,21 @@ def test_a_folder_of_a_tokenizer_applies_its_chat_template(tmp_path, tokenizers_
         "{% if add_generation_prompt %}assistant : {% endif %}"
     )
     fast.save_pretrained(tmp_path / "tokenizer")
-    tokenizer = load_tokenizer(tmp_path / "tokenizer")
+    tokenizer = WhenNeeded(tmp_path / "tokenizer", eos=77)
     assert tokenizer.eos == IDS["end"]
     for answer in (True, False):
         assert tokenizer.chat(ASKED, answer=answer) == Plain().chat(ASKED, answer=answer)
     assert tokenizer.text("two and two") == [0, 1, 0]
+
+
+def test_token_ids_load_no_tokenizer(tmp_path):
+    tokenizer = WhenNeeded(tmp_path / "none")
+    assert len(read(written(tmp_path, GOOD), tokenizer=tokenizer).kept) == 1
+    with pytest.raises(ValueError, match=r"^want a tokenizer, .* found nothing at"):
+        read(
+            written(tmp_path, {"prompt": "two", "chosen": "four", "rejected": "a"}),
+            tokenizer=tokenizer,
+        )
 
 
 @pytest.mark.parametrize("content", [None, "{}"])

@@ -14,24 +14,26 @@ What cannot be trained on is refused with its line and field, or left out, count
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from core.vrpo._records import Record, records
-from core.vrpo._tokenizer import Message, Tokenizer, load_tokenizer
+from core.vrpo._tokenizer import Message, NoTokenizer, Tokenizer, WhenNeeded, load_tokenizer
 
 __all__ = [
     "Bad",
     "Limits",
     "Preference",
     "Preferences",
+    "WhenNeeded",
     "digest",
     "load_tokenizer",
     "read_preferences",
 ]
 
+Eos = int | Literal["tokenizer"] | None
 FIELDS = ("prompt", "chosen", "rejected")
 
 
@@ -81,7 +83,7 @@ def read_preferences(
     limits: Limits,
     *,
     tokenizer: Tokenizer | None = None,
-    eos: int | None = None,
+    eos: Eos = "tokenizer",
     skip_bad: bool = False,
 ) -> Preferences:
     """Read and check all preferences of a file or folder.
@@ -91,10 +93,12 @@ def read_preferences(
             such, read by name.
         limits: what the model can read.
         tokenizer: for text and conversations; token ids need none.
-        eos: appended to each response that does not end in it; None appends nothing.
+        eos: appended to each response in words that does not end in it: a token, what the
+            tokenizer names, or None. Token ids are taken as they are.
         skip_bad: leave out what is bad, and list it, instead of refusing the first.
 
     Raises:
+        NoTokenizer: text, and the tokenizer cannot be loaded; a ValueError too.
         ValueError: nothing to read, nothing good in it, or a bad record (without `skip_bad`): its
             file, line and field, what was found, and what to do.
     """
@@ -103,6 +107,8 @@ def read_preferences(
     for example, record in enumerate(records(path)):
         try:
             kept.append(_preference(record, example, limits, tokenizer, eos))
+        except NoTokenizer:
+            raise
         except ValueError as error:
             if not skip_bad:
                 raise ValueError(
@@ -127,15 +133,17 @@ def digest(data: list[Preference]) -> str:
 
 
 def _preference(
-    record: Record, example: int, limits: Limits, tokenizer: Tokenizer | None, eos: int | None
+    record: Record, example: int, limits: Limits, tokenizer: Tokenizer | None, eos: Eos
 ) -> Preference:
     if record.row is None:
         raise ValueError(record.reason)
-    found = dict(zip(FIELDS, _token_ids(record.row, tokenizer), strict=True))
+    found, in_words = _token_ids(record.row, tokenizer)
+    if eos == "tokenizer":
+        eos = tokenizer.eos if tokenizer is not None and in_words else None
     for field in FIELDS[1:]:
         if not found[field]:
             raise ValueError(f"field {field!r}: want a response, got an empty one")
-        if eos is not None and found[field][-1] != eos:
+        if in_words and eos is not None and found[field][-1] != eos:
             found[field] = [*found[field], eos]
     for field, ids in found.items():
         _check(field, ids, limits)
@@ -163,8 +171,10 @@ def _check(field: str, ids: list[int], limits: Limits) -> None:
         )
 
 
-def _token_ids(row: dict[str, Any], tokenizer: Tokenizer | None) -> list[list[int]]:
-    """Return prompt, chosen and rejected as token ids."""
+def _token_ids(
+    row: dict[str, Any], tokenizer: Tokenizer | None
+) -> tuple[dict[str, list[int]], bool]:
+    """Return prompt, chosen and rejected as token ids, and whether they were in words."""
     named = any(f"{field}_ids" in row for field in FIELDS)
     keys = {field: f"{field}_ids" if named else field for field in FIELDS}
     for field in FIELDS[1:]:
@@ -184,7 +194,7 @@ def _token_ids(row: dict[str, Any], tokenizer: Tokenizer | None) -> list[list[in
                 f"field {keys['prompt']!r}: want token ids, as the responses are, got "
                 f"{kinds['prompt']}"
             )
-        return [list(values[field] or ()) for field in FIELDS]
+        return {field: list(values[field] or ()) for field in FIELDS}, False
     if named:
         raise ValueError(f"field {keys['chosen']!r}: want token ids, got {kinds['chosen']}")
     if tokenizer is None:
@@ -192,7 +202,7 @@ def _token_ids(row: dict[str, Any], tokenizer: Tokenizer | None) -> list[list[in
             f"field 'chosen': got {kinds['chosen']}, which wants a tokenizer: name one "
             "(--tokenizer), or give token ids"
         )
-    return _encoded(values, kinds, tokenizer)
+    return dict(zip(FIELDS, _encoded(values, kinds, tokenizer), strict=True)), True
 
 
 def _want(row: dict[str, Any], key: str) -> None:

@@ -108,7 +108,11 @@ class Precomputed:
 
 
 def source_of(
-    model: nn.Module, data: Sequence[Preference], design: Design, seed: int
+    model: nn.Module,
+    data: Sequence[Preference],
+    design: Design,
+    seed: int,
+    dtype: torch.dtype | None = None,
 ) -> dict[str, str]:
     """Return what scores are of, by name: data, design, seed, dtype, and the model's weights.
 
@@ -117,23 +121,26 @@ def source_of(
         data: the pairs.
         design: of the masks.
         seed: of the masks.
+        dtype: that the reference runs in; None: the dtype of `model`.
     """
+    dtype = next(model.parameters()).dtype if dtype is None else dtype
     return {
         "format": FORMAT,
         "data": digest(list(data)),
         "design": json.dumps(dataclasses.asdict(design)),
         "seed": str(seed),
-        "dtype": str(next(model.parameters()).dtype),
-        "reference": fingerprint(model),
+        "dtype": str(dtype),
+        "reference": fingerprint(model, dtype),
     }
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Return a SHA-256 over the names and bytes of all parameters."""
+def fingerprint(model: nn.Module, dtype: torch.dtype | None = None) -> str:
+    """Return a SHA-256 over the names and bytes of all parameters, as they are in `dtype`."""
     found = sha256()
     for name, parameter in sorted(model.named_parameters()):
-        found.update(f"{name} {list(parameter.shape)} {parameter.dtype};".encode())
-        raw = parameter.detach().cpu().contiguous().flatten().view(torch.uint8)
+        value = parameter.detach().to(dtype=dtype)
+        found.update(f"{name} {list(value.shape)} {value.dtype};".encode())
+        raw = value.cpu().contiguous().flatten().view(torch.uint8)
         found.update(raw.numpy().data)
     return found.hexdigest()
 

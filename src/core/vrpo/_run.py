@@ -1,0 +1,362 @@
+"""A run of the training command: what it is asked, what it loads, what it leaves in its folder.
+
+OUT/run.json           options, data, provenance, how it ended
+OUT/log.jsonl          a line for each step
+OUT/skipped.jsonl      lines of the data that were left out, and why
+OUT/checkpoints/       the last of them, to resume from
+OUT/model/             the trained model in LLaDA's layout, or OUT/adapters/ with --lora
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from core.provenance import provenance
+from core.train.checkpoint import checkpoints, load, replace, save, write_json
+from core.train.distributed import Kind, World, inner, shard
+from core.train.progress import Show
+from core.vrpo._scoring import Chunks, batches
+from core.vrpo.llada import load_llada, read_config, save_llada
+from core.vrpo.lora import with_lora
+from core.vrpo.model import MaskedDiffusionLM
+from core.vrpo.preferences import (
+    Eos,
+    Limits,
+    Preferences,
+    WhenNeeded,
+    digest,
+    read_preferences,
+)
+from core.vrpo.reference import AdaptersOff, Live, Precomputed, fingerprint, precompute, source_of
+from core.vrpo.trainer import Figures, Recipe, Reference, Trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the command was asked, but for the recipe."""
+
+    model: Path
+    data: Path
+    out: Path | None = None
+    tokenizer: Path | None = None
+    eos: Eos = "tokenizer"
+    max_length: int | None = None
+    skip_bad: bool = False
+    reference: Path | None = None
+    reference_scores: Path | None = None
+    lora: int | None = None
+    lora_alpha: float | None = None
+    dtype: torch.dtype = torch.float32
+    shard: Kind = "none"
+    checkpointing: bool = False
+    save_every: int = 50
+    keep: int = 2
+    resume: bool = False
+
+    @property
+    def weights(self) -> torch.dtype:
+        """The dtype that the policy is loaded in: of what is trained, or of what carries adapters.
+
+        A learning rate of 5e-7 would be lost in weights of half precision.
+        """
+        half = self.dtype == torch.bfloat16
+        return torch.float32 if half and self.lora is None else self.dtype
+
+
+def check_out(options: Options) -> None:
+    """Refuse a folder that holds another run.
+
+    Raises:
+        ValueError: there is a run, and it is not to be resumed.
+    """
+    out = options.out
+    if out is None:
+        raise ValueError("want --out, a folder for the result")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"want --out to be a folder, {out} is a file")
+    held = [name for name in ("run.json", "model", "adapters") if (out / name).exists()]
+    if (held or checkpoints(out / "checkpoints")) and not options.resume:
+        raise ValueError(
+            f"{out} holds a run already: go on with it (--resume), or name another folder"
+        )
+
+
+def check_scores(path: Path) -> None:
+    """Refuse to write scores over something.
+
+    Raises:
+        ValueError: there is such a file, or no folder to put it.
+    """
+    if path.exists():
+        raise ValueError(f"{path} exists: remove it, or name another file")
+    if not path.parent.is_dir():
+        raise ValueError(f"want a file in a folder that exists, got {path}")
+
+
+def read_data(options: Options) -> Preferences:
+    """Return the pairs, checked against the model's configuration.
+
+    Raises:
+        ValueError, FileNotFoundError: see `read_preferences`, `read_config`.
+    """
+    config = read_config(options.model)
+    longest = min(options.max_length or config.max_length, config.max_length)
+    limits = Limits(config.vocab_size, config.mask_id, longest)
+    tokenizer = WhenNeeded(options.tokenizer or options.model, eos=config.eos_id)
+    return read_preferences(
+        options.data, limits, tokenizer=tokenizer, eos=options.eos, skip_bad=options.skip_bad
+    )
+
+
+class Run:
+    """A training that is ready to begin, or to go on."""
+
+    def __init__(self, options: Options, recipe: Recipe, data: Preferences, world: World) -> None:
+        """Load models and scores, and take up the last checkpoint.
+
+        Raises:
+            ValueError, OSError: something cannot be loaded, or does not fit.
+        """
+        assert options.out is not None
+        self.options, self.recipe, self.data, self.world = options, recipe, data, world
+        self.out, self.skipped = options.out, data.bad
+        kept, chunks = data.kept, chunks_of(options, recipe, world)
+        model = loaded(options.model, options, options.weights, world)
+        self.identity = identity(options, recipe, kept, model)
+        reference: Reference | None = None
+        if options.reference_scores is not None:
+            reference = self._precomputed(model)
+        elif options.lora is None or options.reference is not None:
+            reference = Live(frozen_reference(options, world), chunks)
+        policy: nn.Module = model
+        if options.lora is not None:
+            policy = with_lora(model, rank=options.lora, alpha=options.lora_alpha, seed=recipe.seed)
+        compute = None if options.weights == options.dtype else options.dtype
+        policy = shard(policy, options.shard, world, blocks=model.blocks, compute=compute)
+        self.model = model
+        self.trainer = Trainer(
+            policy,
+            kept,
+            recipe,
+            reference=reference or AdaptersOff(policy, chunks),
+            mask_id=model.config.mask_id,
+            world=world,
+        )
+        found = checkpoints(self.out / "checkpoints")
+        if found:
+            done = load(found[-1], policy, self.trainer.optimizer, run=self.identity)
+            self.trainer.done = done
+
+    def _precomputed(self, model: MaskedDiffusionLM) -> Precomputed:
+        """Return the scores, after a look at what they must be of."""
+        options, recipe, data = self.options, self.recipe, self.data.kept
+        assert options.reference_scores is not None
+        of = model
+        if options.reference is not None:
+            of = load_llada(options.reference)
+        source = source_of(of, data, recipe.design, recipe.seed, options.dtype)
+        return Precomputed(options.reference_scores, data, source, epochs=epochs_of(recipe, data))
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.trainer.done >= self.recipe.steps and self.result.exists()
+
+    @property
+    def result(self) -> Path:
+        """Where the trained weights go."""
+        return self.out / ("model" if self.options.lora is None else "adapters")
+
+    def train(self) -> None:
+        """Take all steps that are left, and write the result.
+
+        Raises:
+            ValueError: a score or a gradient is no number.
+            OSError: something could not be written.
+        """
+        began, trainer, steps = time.monotonic(), self.trainer, self.recipe.steps
+        self._begin()
+        with Show("step", steps, done=trainer.done, quiet=not self.world.first) as show:
+            while trainer.done < steps:
+                started = time.monotonic()
+                epoch, figures = trainer.epoch, trainer.step()
+                self._log(epoch, figures, time.monotonic() - started)
+                if trainer.done % self.options.save_every == 0 or trainer.done == steps:
+                    self._save()
+                right = f"loss {figures.loss:.3f}, {figures.accuracy:.0%} right"
+                show(trainer.done, right)
+        self._write_result()
+        self._tell(status="done", seconds=time.monotonic() - began)
+
+    def _begin(self) -> None:
+        if not self.world.first:
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in _whole_lines(self.log) if line["step"] <= self.trainer.done]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        replace(self.log, lambda part: _put(part, text))
+        if self.skipped:
+            bad = "".join(json.dumps(b._asdict(), ensure_ascii=False) + "\n" for b in self.skipped)
+            replace(self.out / "skipped.jsonl", lambda part: _put(part, bad))
+        self._tell(status="running", seconds=None)
+
+    @property
+    def log(self) -> Path:
+        """The file with a line for each step."""
+        return self.out / "log.jsonl"
+
+    def _log(self, epoch: int, figures: Figures, seconds: float) -> None:
+        if self.world.first:
+            line = {"step": self.trainer.done, "epoch": epoch, **figures._asdict()}
+            with self.log.open("a", encoding="utf-8") as log:
+                log.write(json.dumps({**line, "seconds": round(seconds, 4)}) + "\n")
+
+    def _save(self) -> None:
+        folder, trainer = self.out / "checkpoints", self.trainer
+        save(
+            folder,
+            trainer.done,
+            trainer.policy,
+            trainer.optimizer,
+            run=self.identity,
+            world=self.world,
+            keep=self.options.keep,
+        )
+
+    def _write_result(self) -> None:
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        gather = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        policy, adapters = inner(self.trainer.policy), self.options.lora is not None
+        # all ranks take part, the first one has it all
+        found = {} if adapters else get_model_state_dict(self.trainer.policy, options=gather)
+        state = {name: x for name, x in found.items() if isinstance(x, torch.Tensor)}
+        if not self.world.first or self.result.exists():
+            return
+        if not adapters:
+            save_llada(self.model, self.result, source=self.options.model, state=state)
+            return
+        part = self.result.with_name(f"{self.result.name}.part.{os.getpid()}")
+        try:
+            policy.save_pretrained(part)  # type: ignore[operator]
+            os.replace(part, self.result)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _tell(self, *, status: str, seconds: float | None) -> None:
+        if not self.world.first:
+            return
+        asked = {k: _plain(v) for k, v in dataclasses.asdict(self.options).items()}
+        record = {
+            "status": status,
+            "command": "core.vrpo.train",
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "steps": self.recipe.steps,
+            "done": self.trainer.done,
+            "seconds": seconds,
+            "pairs": len(self.data.kept),
+            "skipped": len(self.skipped),
+            "processes": self.world.size,
+            "options": asked,
+            "recipe": dataclasses.asdict(self.recipe),
+            "identity": self.identity,
+            "provenance": provenance(Path(__file__).parent),
+        }
+        write_json(self.out / "run.json", record)
+
+
+def precompute_scores(
+    path: Path, options: Options, recipe: Recipe, data: Preferences, world: World
+) -> None:
+    """Write the scores of the reference for a training with the same options.
+
+    Raises:
+        ValueError, OSError: see `core.vrpo.reference.precompute`.
+    """
+    folder = options.reference or options.model
+    model = loaded(folder, options, options.dtype, world).requires_grad_(False)
+    source = source_of(model, data.kept, recipe.design, recipe.seed)
+    live = Live(
+        shard(model, options.shard, world, blocks=model.blocks), chunks_of(options, recipe, world)
+    )
+    total = epochs_of(recipe, data.kept) * batches(len(data.kept), recipe.batch)
+    with Show("batch", total, quiet=not world.first) as show:
+        precompute(
+            path,
+            live,
+            data.kept,
+            source,
+            design=recipe.design,
+            seed=recipe.seed,
+            size=recipe.batch,
+            epochs=epochs_of(recipe, data.kept),
+            world=world,
+            show=lambda done, _: show(done),
+        )
+
+
+def loaded(folder: Path, options: Options, dtype: torch.dtype, world: World) -> MaskedDiffusionLM:
+    """Return the model of a folder, where this rank wants it."""
+    # FSDP2 moves each rank's part to its device itself
+    device = "cpu" if options.shard == "fsdp2" else world.device
+    model = load_llada(folder, device=device, dtype=dtype)
+    model.checkpointing = options.checkpointing
+    return model
+
+
+def frozen_reference(options: Options, world: World) -> nn.Module:
+    """Return the reference's model, in the dtype that the policy runs in."""
+    folder = options.reference or options.model
+    model = loaded(folder, options, options.dtype, world).requires_grad_(False)
+    return shard(model, options.shard, world, blocks=model.blocks)
+
+
+def chunks_of(options: Options, recipe: Recipe, world: World) -> Chunks:
+    """Return how sequences go through a model."""
+    return Chunks(read_config(options.model).mask_id, recipe.at_once, world.device)
+
+
+def epochs_of(recipe: Recipe, data: list[Any]) -> int:
+    """Return how many epochs a training sees, the last perhaps in part."""
+    return -(-recipe.steps // batches(len(data), recipe.batch))
+
+
+def identity(
+    options: Options, recipe: Recipe, data: list[Any], model: MaskedDiffusionLM
+) -> dict[str, Any]:
+    """Return what a checkpoint must agree with: all that changes what is learned."""
+    how = {f"recipe.{k}": _plain(v) for k, v in dataclasses.asdict(recipe).items()}
+    how.pop("recipe.at_once")  # the same gradient
+    return {
+        **how,
+        "data": digest(data),
+        "model": fingerprint(model),
+        "reference": str(options.reference) if options.reference else "model",
+        "lora": options.lora or 0,
+        "dtype": str(options.dtype),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON and a checkpoint can hold."""
+    if isinstance(value, dict | tuple | list):
+        return json.dumps(value)
+    return value if isinstance(value, int | float | str | None) else str(value)
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a log; a kill may have cut the last."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+def _put(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,247 @@
+"""`python -m core.vrpo.train`: preference optimization of a masked diffusion language model.
+
+    python -m core.vrpo.train --model DIR --data prefs.jsonl --out DIR
+    torchrun --nproc-per-node 2 -m core.vrpo.train ... --shard fsdp2
+
+Exit codes: 0 done; 1 began and failed; 2 refused, and nothing was written; 130 interrupted, by
+Ctrl-C or by SIGTERM: go on with --resume.
+"""
+
+import os
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from core.train.distributed import start
+from core.vrpo._run import Options, Run, check_out, check_scores, precompute_scores, read_data
+from core.vrpo._scoring import batches
+from core.vrpo.draws import Design
+from core.vrpo.preferences import Preferences
+from core.vrpo.trainer import Recipe
+
+FOLDER = click.Path(path_type=Path)
+
+
+class Refused(Exception):
+    """What is asked cannot be done; nothing was written."""
+
+
+def option(*names: str, **how: Any) -> Any:
+    """Return a click option that shows its default, if it has one."""
+    return click.option(*names, show_default=how.get("default") is not None, **how)
+
+
+def at_once(_: click.Context, __: click.Parameter, value: str) -> int | None:
+    """Return the number of sequences, None for all."""
+    if value == "all":
+        return None
+    if not value.isdigit() or int(value) < 1:
+        raise click.BadParameter(f"want a number from 1, or all, got {value!r}")
+    return int(value)
+
+
+def eos(_: click.Context, __: click.Parameter, value: str) -> int | str | None:
+    """Return the token that ends a response, `tokenizer`, or None."""
+    if value in ("tokenizer", "none"):
+        return None if value == "none" else value
+    if not value.isdigit():
+        raise click.BadParameter(f"want tokenizer, none, or a token's number, got {value!r}")
+    return int(value)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@option("--model", type=FOLDER, required=True, help="Folder of a LLaDA checkpoint: the start.")
+@option("--data", type=FOLDER, required=True, help="Preferences: JSON Lines, Parquet, a folder.")
+@option("--out", type=FOLDER, help="Folder for the result; may exist, but hold no other run.")
+@option("--resume", is_flag=True, help="Go on with the run in --out, or begin it.")
+@option("--tokenizer", type=FOLDER, help="Folder or tokenizer.json; else the model's.")
+@option("--eos", default="tokenizer", callback=eos, help="End of a response: tokenizer, none, ID.")
+@option("--max-length", type=int, help="Longest prompt and response, in tokens; else the model's.")
+@option("--skip-bad", is_flag=True, help="Leave out bad lines, count and list them.")
+@option("--steps", type=int, help="Updates in all; or give --epochs.")
+@option("--epochs", type=int, help="Passes over the data; 1 if --steps is not given.")
+@option("--batch", type=int, default=64, help="Pairs in an update, over all processes.")
+@option("--lr", type=float, default=5e-7, help="Highest learning rate.")
+@option("--warmup", type=int, default=15, help="Steps in which it rises; a cosine follows.")
+@option("--weight-decay", type=float, default=0.01, help="Of AdamW.")
+@option("--clip", type=float, help="Norm to scale the gradient down to.")
+@option("--beta", type=float, default=0.2, help="Strength of the reference.")
+@option("--supervised", type=float, default=0.05, help="Weight of the supervised term.")
+@option("--n-t", type=int, default=8, help="Mask counts drawn for each response.")
+@option("--n-y", type=int, default=1, help="Masks at each of them.")
+@option("--counts", type=click.Choice(["iid", "systematic"]), default="iid", help="How.")
+@option("--not-shared", is_flag=True, help="Other masks for the reference than for the policy.")
+@option("--across-pair", is_flag=True, help="The same random numbers for chosen and rejected.")
+@option("--cross-fitted", is_flag=True, help="Weigh each half's gradient by the other half.")
+@option("--seed", type=int, default=0, help="Of order, masks and adapters.")
+@option("--reference", type=FOLDER, help="Folder of the reference; else the start.")
+@option("--reference-scores", type=FOLDER, help="Its scores, precomputed: no second model.")
+@option("--precompute-reference", type=FOLDER, help="Only write such scores to this file.")
+@option("--lora", type=int, help="Train adapters of this rank; the reference is without them.")
+@option("--lora-alpha", type=float, help="Their scale is alpha / rank; else twice the rank.")
+@option("--at-once", default="1", callback=at_once, help="Sequences in memory at once, or all.")
+@option("--checkpointing", is_flag=True, help="Keep one block's activations at a time.")
+@option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float64"]),
+    default="float32",
+    help="To compute in. With bfloat16 the trained weights stay float32.",
+)
+@option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where.")
+@option(
+    "--shard",
+    type=click.Choice(["auto", "none", "ddp", "fsdp2"]),
+    default="auto",
+    help="How processes share the model: a copy each, or a part each.",
+)
+@option("--deterministic", is_flag=True, help="On a GPU: the same bits in every run; slower.")
+@option("--save-every", type=int, default=50, help="Steps between two checkpoints.")
+@option("--keep", type=int, default=2, help="Checkpoints that stay.")
+def cli(**asked: Any) -> int:
+    """Train a masked diffusion language model on preferences (VRPO, arXiv:2505.19223).
+
+    The defaults are the paper's. The result is in OUT/model (LLaDA's layout) or OUT/adapters, a
+    line for each step in OUT/log.jsonl, and what the run was in OUT/run.json.
+
+    DATA has lines such as {"prompt": "2 + 2 =", "chosen": " 4", "rejected": " 5"}; each may be
+    text, messages with role and content, or token ids.
+    """
+    if asked["deterministic"]:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    try:
+        options, design = _options(asked), _design(asked)
+        scores: Path | None = asked["precompute_reference"]
+        check_out(options) if scores is None else check_scores(scores)
+    except ValueError as error:
+        raise Refused(str(error)) from error
+    with ExitStack() as stack:
+        try:
+            world = stack.enter_context(start(asked["device"], group=options.shard == "fsdp2"))
+            data = read_data(options)
+            recipe = _recipe(asked, design, len(data.kept))
+            run = Run(options, recipe, data, world) if scores is None else None
+        except (ValueError, OSError, ImportError) as error:
+            raise Refused(str(error)) from error
+        if world.first:
+            _list_skipped(data)
+        if scores is not None:
+            precompute_scores(scores, options, recipe, data, world)
+        elif run is not None and not run.finished:
+            run.train()
+        if world.first:
+            click.echo(f"done: {scores if run is None else run.result}")
+    return 0
+
+
+def _options(asked: dict[str, Any]) -> Options:
+    names = ("model", "data", "out", "tokenizer", "eos", "max_length", "skip_bad", "reference")
+    more = ("reference_scores", "lora", "lora_alpha", "checkpointing", "resume")
+    for name in ("save_every", "keep"):
+        if asked[name] < 1:
+            raise ValueError(f"want --{name.replace('_', '-')} >= 1, got {asked[name]}")
+    dtype = getattr(torch, asked["dtype"])
+    return Options(
+        **{name: asked[name] for name in (*names, *more)},
+        save_every=asked["save_every"],
+        keep=asked["keep"],
+        dtype=dtype,
+        shard=_shard(asked, dtype),
+    )
+
+
+def _shard(asked: dict[str, Any], dtype: torch.dtype) -> Any:
+    """Return how to share the model, and refuse what does not go together."""
+    shard, adapters = asked["shard"], asked["lora"] is not None
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if adapters and shard == "fsdp2":
+        raise ValueError(
+            "want --shard ddp with --lora: frozen weights and adapters of other dtypes do not "
+            "go into one part"
+        )
+    # whoever runs in bfloat16 needs float32 weights to train, which FSDP2 keeps, for one too
+    half = dtype == torch.bfloat16 and not adapters and asked["precompute_reference"] is None
+    if shard == "auto":
+        return "fsdp2" if half else "ddp" if several else "none"
+    if half and shard != "fsdp2":
+        raise ValueError(f"want --shard fsdp2 with --dtype bfloat16, got {shard}; or --lora")
+    return shard
+
+
+def _design(asked: dict[str, Any]) -> Design:
+    halves = asked["cross_fitted"] and asked["counts"] == "systematic"
+    return Design(
+        n_t=asked["n_t"],
+        n_y=asked["n_y"],
+        counts=asked["counts"],
+        shared=not asked["not_shared"],
+        across_pair=asked["across_pair"],
+        sets=2 if halves else 1,
+    )
+
+
+def _recipe(asked: dict[str, Any], design: Design, pairs: int) -> Recipe:
+    steps, epochs = asked["steps"], asked["epochs"]
+    if steps is not None and epochs is not None:
+        raise ValueError(f"want --steps or --epochs, got both: {steps} and {epochs}")
+    if asked["batch"] < 1:
+        raise ValueError(f"want batch >= 1, a whole number, got {asked['batch']}")
+    if steps is None:
+        epochs = 1 if epochs is None else epochs
+        if epochs < 1:
+            raise ValueError(f"want --epochs >= 1, got {epochs}")
+        steps = epochs * batches(pairs, asked["batch"])
+    return Recipe(
+        steps=steps,
+        batch=asked["batch"],
+        design=design,
+        beta=asked["beta"],
+        supervised=asked["supervised"],
+        gradient="cross-fitted" if asked["cross_fitted"] else "plain",
+        learning_rate=asked["lr"],
+        warmup=asked["warmup"],
+        weight_decay=asked["weight_decay"],
+        clip=asked["clip"],
+        seed=asked["seed"],
+        at_once=asked["at_once"],
+    )
+
+
+def _list_skipped(data: Preferences) -> None:
+    if data.bad:
+        click.echo(f"left out {len(data.bad)} of {len(data.bad) + len(data.kept)}:", err=True)
+        for bad in data.bad:
+            click.echo(f"  {bad.where}: {bad.reason}", err=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line, that of this process if none is given; return the exit code."""
+    try:
+        return cli.main(arguments, "python -m core.vrpo.train", standalone_mode=False) or 0
+    except Refused as why:
+        click.echo(f"refused: {why}", err=True)
+        return 2
+    except click.ClickException as wrong:
+        click.echo(f"refused: {wrong.format_message()}", err=True)
+        return 2
+    except (ValueError, OSError) as error:
+        click.echo(f"failed: {error}", err=True)
+        return 1
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted: --resume goes on from the last checkpoint", err=True)
+        return 130
+
+
+def interrupt(*_: object) -> None:
+    """Take a SIGTERM for a Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, interrupt)
+    sys.exit(main())
