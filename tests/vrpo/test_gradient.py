@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import expit
-from worlds import pair, pair_terms, tiny_model
+from worlds import pair, terms_of_a_pair, tiny_model
 
 from core.vrpo.exact import all_masks, mean, probabilities
 from core.vrpo.gradient import PairGradients, gram
@@ -17,9 +17,8 @@ BETA = 0.7
 @pytest.fixture(scope="module")
 def world():
     """Margins of two tiny models, and made-up gradients of five parameters."""
-    policy, reference = pair_terms(L)
     vectors = np.random.default_rng(0).standard_normal((2 * M, 5))
-    return PairGradients(vectors @ vectors.T, policy, reference, BETA), vectors
+    return PairGradients(vectors @ vectors.T, terms_of_a_pair(L), BETA), vectors
 
 
 def every_outcome(world, vectors, n, shared, estimate):
@@ -41,7 +40,7 @@ def every_outcome(world, vectors, n, shared, estimate):
 
 
 def score(world, w, l, rw, rl):
-    (pw, pl), (bw, bl) = world.policy, world.reference
+    pw, pl, bw, bl = (f[0] for f in world.terms)
     return BETA * (pw[w].mean() - bw[rw].mean() - pl[l].mean() + bl[rl].mean())
 
 
@@ -87,17 +86,17 @@ def test_the_cross_fitted_gradient_is_that_of_every_outcome(world, shared):
 
 def test_the_exact_gradient_is_autograds():
     model, (x, responses) = tiny_model(1), pair(L)
-    policy, reference = pair_terms(L)
+    terms = terms_of_a_pair(L)
     parameters = list(model.parameters())
     p = torch.from_numpy(probabilities(L))
     elbo = []
     for y in responses:
         packed = pack([x] * M, [y] * M, list(all_masks(L)), mask_id=7)
         elbo.append((p * L / all_masks(L).sum(1)) @ model(packed))
-    s = BETA * (elbo[0] - elbo[1] - float(mean(reference[0]) - mean(reference[1])))
+    s = BETA * (elbo[0] - elbo[1] - float(mean(terms.reference_w[0]) - mean(terms.reference_l[0])))
     gradient = torch.autograd.grad(-torch.nn.functional.logsigmoid(s), parameters)
     expected = float(torch.cat([g.flatten() for g in gradient]).norm())
-    found = PairGradients(gram(model, x, responses), policy, reference, BETA)
+    found = PairGradients(gram(model, x, responses), terms, BETA)
     assert found.plain(1).true == pytest.approx(expected, rel=1e-9)
 
 

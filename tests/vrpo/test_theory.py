@@ -4,9 +4,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_expit
-from worlds import pair_terms
+from worlds import terms_of_a_pair
 
-from core.vrpo import exact, theory
+from core.vrpo import theory
+from core.vrpo.draws import Design
+from core.vrpo.exact import probabilities
 from core.vrpo.gradient import PairGradients
 
 xs = np.linspace(-40, 40, 200_001)
@@ -87,12 +89,12 @@ def test_figure_2_by_quadrature_has_the_known_values():
 @pytest.mark.parametrize("n", [1, 2, 8])
 def test_the_gradient_bounds_hold_for_every_pair(n):
     for seed in range(3):
-        policy, reference = pair_terms(2, seed)
+        terms = terms_of_a_pair(2, seed)
         vectors = np.random.default_rng(seed).standard_normal((6, 4))
-        world = PairGradients(vectors @ vectors.T, policy, reference, 0.5)
-        V = sum(0.25 * exact.variance(a - b) for a, b in zip(policy, reference, strict=True)) / n
+        world = PairGradients(vectors @ vectors.T, terms, 0.5)
+        V = terms.score_variance(Design(n), 0.5)[0]
         trace = world.score_variance() / n
-        score = np.concatenate([exact.probabilities(2), -exact.probabilities(2)]) * 0.5
+        score = np.concatenate([probabilities(2), -probabilities(2)]) * 0.5
         norm = np.linalg.norm(score @ vectors)
         C = theory.gradient_bound(0.5, np.linalg.norm(vectors, axis=1).max())
         plain = world.plain(n)

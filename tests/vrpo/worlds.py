@@ -1,10 +1,10 @@
 """Small worlds that several tests look into: a model, a pair of responses, a reference."""
 
-import numpy as np
 import torch
 
-from core.vrpo.exact import masked_sums, terms
 from core.vrpo.model import Config, MaskedDiffusionLM
+from core.vrpo.pairs import pair_terms
+from core.vrpo.preferences import Preference
 
 MASK = 7
 TINY = Config(vocab_size=8, d_model=8, n_layers=1, n_heads=2, mlp_hidden=12, mask_id=MASK)
@@ -27,14 +27,10 @@ def pair(L, seed=0, P=2):
     return x, (w, l)
 
 
-def pair_terms(L, seed=0):
-    """Terms `[M]` of policy and reference, chosen and rejected, under two models."""
-    x, responses = pair(L, seed)
-    found = []
-    for model in (tiny_model(1), tiny_model(2)):
-        sums = masked_sums(model, [x, x], list(responses))
-        found.append(tuple(terms(sums)))
-    return found[0], found[1]
+def terms_of_a_pair(L, seed=0):
+    """Its terms under two models."""
+    x, (w, l) = pair(L, seed)
+    return pair_terms(tiny_model(1), tiny_model(2), [Preference(x, w, l, 0)])
 
 
 def brute_force(model, x, y, mask):
@@ -42,8 +38,3 @@ def brute_force(model, x, y, mask):
     tokens = torch.cat([x, torch.where(mask, MASK, y)])
     logp = torch.log_softmax(model.logits(tokens, (len(tokens),)), dim=-1)[len(x) :]
     return float(logp[torch.arange(len(y)), y][mask].sum().detach())
-
-
-def mixed(values, seed=0):
-    """Values of any size in any order."""
-    return np.random.default_rng(seed).permutation(values)

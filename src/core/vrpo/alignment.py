@@ -19,8 +19,8 @@ from torch import Tensor
 
 from core.vrpo._scoring import Batch, reference_draws
 from core.vrpo.draws import Design, Draws, PairDraws
-from core.vrpo.exact import all_masks, counts, mean, probabilities, terms
-from core.vrpo.law import Part, loss_moments
+from core.vrpo.exact import all_masks, counts, probabilities, terms
+from core.vrpo.pairs import PairTerms
 from core.vrpo.sorting import DIGITS, MASK, SortingWorld, solved, sums_of
 from core.vrpo.trainer import Recipe, Trainer
 
@@ -148,38 +148,19 @@ def judge(
     Args:
         world: its pairs and the reference's sums.
         sums: the policy's, `[pairs, 2, 2^L - 1]`.
-        design: of the estimate: one mask a count, no proposal; None: the exact loss.
+        design: of the estimate; None: the exact loss. Where its draws are not independent the mean
+            of the estimate is nan.
         beta: strength of the reference.
     """
-    score = beta * (margin(world, sums)[:, 0] - margin(world, sums)[:, 1])
+    policy, reference = (terms(x.double().numpy()) for x in (sums, world.held_out_sums))
+    found = PairTerms(policy[:, 0], policy[:, 1], reference[:, 0], reference[:, 1])
+    score = found.score(beta)
     if design is None:
         return score, float(-log_expit(score).mean())
-    if design.n_y > 1 or design.counts != "iid" or design.proposal or design.across_pair:
+    if design.n_y > 1 or design.counts == "systematic":
         return score, float("nan")
-    parts = [score_parts(p, r, beta, shared=design.shared) for p, r in pairs_of(world, sums)]
-    moments = [loss_moments(part, design.n) for part in parts]
+    moments = found.loss_moments(design, beta)
     return score, float(np.mean([m.loss + m.bias for m in moments]))
-
-
-def margin(world: SortingWorld, sums: Tensor) -> Array:
-    """Return policy minus reference ELBO of both responses of each held-out pair, `[pairs, 2]`."""
-    return mean(terms(sums.double().numpy() - world.held_out_sums.double().numpy()))
-
-
-def pairs_of(world: SortingWorld, sums: Tensor) -> list[tuple[Array, Array]]:
-    """Return the terms `[2, 2^L - 1]` of policy and reference, for each held-out pair."""
-    policy, reference = (terms(x.double().numpy()) for x in (sums, world.held_out_sums))
-    return list(zip(policy, reference, strict=True))
-
-
-def score_parts(policy: Array, reference: Array, beta: float, *, shared: bool) -> list[Part]:
-    """Return the parts of a pair's score from terms `[2, 2^L - 1]`, chosen and rejected."""
-    p = probabilities(DIGITS)
-    signs = (beta, -beta)
-    if shared:
-        return [Part(s * (a - b), p) for s, a, b in zip(signs, policy, reference, strict=True)]
-    own = [Part(s * a, p) for s, a in zip(signs, policy, strict=True)]
-    return own + [Part(-s * b, p) for s, b in zip(signs, reference, strict=True)]
 
 
 def place(masks: Tensor) -> Tensor:

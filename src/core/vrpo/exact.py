@@ -22,7 +22,7 @@ from core.vrpo.draws import count_law
 from core.vrpo.model import MaskedDiffusionLM
 from core.vrpo.packing import pack
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 LONGEST = 12
 """Tokens of a response whose masks are enumerated: 4,095 masks."""
 

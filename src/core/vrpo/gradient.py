@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from torch import Tensor
 
-from core.vrpo.exact import all_masks, counts, probabilities
+from core.vrpo.draws import Design
+from core.vrpo.exact import all_masks, counts, probabilities, tokens
 from core.vrpo.law import Function, Part, law_of, weight_mean
 from core.vrpo.model import MaskedDiffusionLM
 from core.vrpo.packing import pack
+from core.vrpo.pairs import PairTerms
 
 Array = NDArray[np.floating]
 
@@ -46,44 +48,30 @@ class GradientMoments(NamedTuple):
 
 @dataclass(frozen=True)
 class PairGradients:
-    """What is known of one pair: margins and gradients at every mask, and reference terms."""
+    """One pair at every mask: its terms, and the inner products of its gradients."""
 
     gram: Array
     """`[2 M, 2 M]`: inner products of the policy's term gradients, chosen then rejected."""
-    policy: tuple[Array, Array]
-    """Terms of the policy, chosen and rejected, `[M]` each."""
-    reference: tuple[Array, Array]
+    terms: PairTerms
+    """Of this pair alone, `[1, M]` each."""
     beta: float
-
-    def score_parts(self, *, shared: bool) -> list[Part]:
-        """Return the parts of the score; those that carry a gradient come first."""
-        M = len(self.policy[0])
-        p = probabilities((M + 1).bit_length() - 1)
-        signs = (self.beta, -self.beta)
-        if shared:
-            margins = zip(signs, self.policy, self.reference, strict=True)
-            return [Part(sign * (a - b), p) for sign, a, b in margins]
-        policy = [Part(sign * a, p) for sign, a in zip(signs, self.policy, strict=True)]
-        reference = [Part(-sign * b, p) for sign, b in zip(signs, self.reference, strict=True)]
-        return policy + reference
 
     def exact(self) -> Array:
         """Return the exact gradient of the loss as coefficients of the `2 M` term gradients."""
-        parts = self.score_parts(shared=True)
-        score = sum(float(part.values @ part.probabilities) for part in parts)
-        return -expit(-score) * self._of_score()
+        return -expit(-self.terms.score(self.beta)) * self._of_score()
 
     def score_variance(self) -> float:
         """Return the trace of the covariance of grad s_hat from one draw."""
-        c, M = self._of_score(), len(self.policy[0])
+        c, M = self._of_score(), self.masks
         w, l = slice(0, M), slice(M, 2 * M)
         second = float(self.beta * (abs(c) @ np.diag(self.gram)))
         return second - sum(float(c[k] @ self.gram[k, k] @ c[k]) for k in (w, l))
 
     def plain(self, n: int, *, shared: bool = True) -> GradientMoments:
         """Return the moments of the plain estimate from n independent draws."""
-        parts = [Part(x.values / n, x.probabilities) for x in self.score_parts(shared=shared)]
-        M, p = len(self.policy[0]), parts[0].probabilities
+        whole = self.terms.parts(0, Design(1, shared=shared), self.beta)
+        parts = [Part(x.values / n, x.probabilities) for x in whole]
+        M, p = self.masks, parts[0].probabilities
         coefficients, second = np.zeros(2 * M), np.float64(0)
         for k in (0, 1):
             at = slice(k * M, (k + 1) * M)
@@ -107,14 +95,20 @@ class PairGradients:
         if n % 2:
             raise ValueError(f"want an even number of draws for two halves, got {n}")
         half = self.plain(n // 2, shared=shared)
-        weight, square = weight_mean(self.score_parts(shared=shared), n // 2)
+        parts = self.terms.parts(0, Design(1, shared=shared), self.beta)
+        weight, square = weight_mean(parts, n // 2)
         c = self._of_score()
         of_score = float(c @ self.gram @ c)
         second = (square * (of_score + self.score_variance() / (n // 2)) + half.mean**2) / 2
         return self._moments(-weight * c, second)
 
+    @property
+    def masks(self) -> int:
+        """M."""
+        return self.terms.policy_w.shape[1]
+
     def _of_score(self) -> Array:
-        p = probabilities((len(self.policy[0]) + 1).bit_length() - 1)
+        p = probabilities(tokens(self.terms.policy_w))
         return self.beta * np.concatenate([p, -p])
 
     def _given(
