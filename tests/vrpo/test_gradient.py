@@ -6,7 +6,7 @@ import torch
 from scipy.special import expit
 from worlds import pair, terms_of_a_pair, tiny_model
 
-from core.vrpo.exact import all_masks, mean, probabilities
+from core.vrpo.exact import all_masks, mean, probabilities, split
 from core.vrpo.gradient import PairGradients, gram
 from core.vrpo.packing import pack
 
@@ -98,6 +98,15 @@ def test_the_exact_gradient_is_autograds():
     expected = float(torch.cat([g.flatten() for g in gradient]).norm())
     found = PairGradients(gram(model, x, responses), terms, BETA)
     assert found.plain(1).true == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_parts_of_the_gradients_variance_are_those_of_each_coordinate(world):
+    world, vectors = world
+    V_t, V_y = world.split()
+    for k in range(2):
+        found = split(vectors[k * M : (k + 1) * M].T)  # a parameter a row
+        assert V_t[k] == pytest.approx(found.V_t.sum(), rel=1e-10)
+        assert V_y[k] == pytest.approx(found.V_y.sum(), rel=1e-10)
 
 
 def test_an_odd_number_of_draws_has_no_halves(world):

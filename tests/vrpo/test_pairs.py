@@ -42,7 +42,7 @@ def test_the_terms_are_those_of_the_models():
 def test_the_variance_of_a_design_is_that_of_scores_drawn_from_it(design):
     terms = terms_of_a_pair(L)
     runs = 4000
-    scores = np.array([drawn_score(terms, design, run) for run in range(runs)])
+    scores = np.array([terms.estimate(design, BETA, run)[0] for run in range(runs)])
     error = scores.std(ddof=1) / np.sqrt(runs)
     assert abs(scores.mean() - terms.score(BETA)[0]) < 4.5 * error
     # relative sd of a variance: sqrt((kurtosis - 1) / runs), kurtosis below 9: allow 4.5 of them
@@ -50,8 +50,14 @@ def test_the_variance_of_a_design_is_that_of_scores_drawn_from_it(design):
     assert scores.var(ddof=1) == pytest.approx(expected, rel=4.5 * np.sqrt(8 / runs))
 
 
-def drawn_score(terms, design, run):
-    drawn = draw_pair(design, (L, L), 7, run)
+def test_an_estimate_is_the_mean_of_its_weighted_sums():
+    for run, design in enumerate((Design(3, 2), Design(4, counts="systematic", shared=False))):
+        terms = terms_of_a_pair(L)
+        assert terms.estimate(design, BETA, run)[0] == pytest.approx(by_hand(terms, design, run))
+
+
+def by_hand(terms, design, run):
+    drawn = draw_pair(design, (L, L), run, 0)
     w, l, rw, rl = (
         (d.weights.numpy() * table[0, place(d.masks)] * d.masks.sum(1).numpy() / L).mean()
         for d, table in zip((*drawn.policy, *drawn.reference), terms, strict=True)

@@ -22,7 +22,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from core.vrpo.draws import Design
-from core.vrpo.exact import all_masks, counts, probabilities, tokens
+from core.vrpo.exact import VarianceSplit, all_masks, counts, probabilities, tokens
 from core.vrpo.law import Function, Part, law_of, weight_mean
 from core.vrpo.model import MaskedDiffusionLM
 from core.vrpo.packing import pack
@@ -59,6 +59,20 @@ class PairGradients:
     def exact(self) -> Array:
         """Return the exact gradient of the loss as coefficients of the `2 M` term gradients."""
         return -expit(-self.terms.score(self.beta)) * self._of_score()
+
+    def split(self) -> VarianceSplit:
+        """Return both parts of the trace of the covariance of a term's gradient, `[2]` each.
+
+        Of the policy's ELBO gradient, chosen and rejected (Lemma 5 (ii)).
+        """
+        L, M = tokens(self.terms.policy_w), self.masks
+        of_count, parts = [counts(L) == l for l in range(1, L + 1)], []
+        for k in (slice(0, M), slice(M, 2 * M)):
+            K, p = self.gram[k, k], probabilities(L)
+            mean = [K[np.ix_(at, at)].mean() for at in of_count]  # |mean gradient at a count|^2
+            square = [np.diag(K)[at].mean() for at in of_count]
+            parts.append((np.mean(mean) - p @ K @ p, np.mean(square) - np.mean(mean)))
+        return VarianceSplit(*np.transpose(parts))
 
     def score_variance(self) -> float:
         """Return the trace of the covariance of grad s_hat from one draw."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.vrpo import exact
-from core.vrpo.draws import Design
+from core.vrpo.draws import Design, Draws, draw_pair
 from core.vrpo.law import LossMoments, Part, loss_moments
 from core.vrpo.model import MaskedDiffusionLM
 from core.vrpo.preferences import Preference
@@ -48,6 +48,25 @@ class PairTerms(NamedTuple):
                 with systematic counts or a proposal, which is not enumerated here.
         """
         return beta**2 * np.sum([_variance(f, design) for f in self._seen_together(design)], axis=0)
+
+    def estimate(self, design: Design, beta: float, *key: int) -> Array:
+        """Draw masks for each pair and return the score estimates, `[B]`.
+
+        Args:
+            design: what to draw.
+            beta: strength of the reference.
+            *key: with the pair's number, names the random numbers.
+        """
+        L = exact.tokens(self.policy_w)
+        scores = []
+        for b in range(len(self.policy_w)):
+            drawn = draw_pair(design, (L, L), *key, b)
+            w, l, rw, rl = (
+                _mean_term(d, f[b])
+                for d, f in zip((*drawn.policy, *drawn.reference), self, strict=True)
+            )
+            scores.append(beta * (w - l - rw + rl))
+        return np.array(scores)
 
     def parts(self, pair: int, design: Design, beta: float) -> list[Part]:
         """Return the independent parts of a pair's score, those with a gradient first.
@@ -100,6 +119,16 @@ def pair_terms(
         for responses in sides
     ]
     return PairTerms(*tables)
+
+
+def _mean_term(drawn: Draws, f: Array) -> float:
+    """Return the estimate of an ELBO from its terms at every mask, `[2^L - 1]`."""
+    masks = drawn.masks.numpy()
+    L = masks.shape[1]
+    at = masks @ (1 << np.arange(L - 1, -1, -1)) - 1
+    # the time form may mask nothing: the term is 0
+    terms = np.where(at < 0, 0.0, f[at]) * masks.sum(axis=1) / L
+    return float((drawn.weights.numpy() * terms).mean())
 
 
 def _variance(f: Array, design: Design) -> Array:
