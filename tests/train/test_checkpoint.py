@@ -134,6 +134,31 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_checkpoint_that_cannot_be_written_leaves_the_ones_before(tmp_path, monkeypatch):
+    model, optimizer = make()
+    train(model, optimizer, 0, 1)
+    save(tmp_path, 1, model, optimizer, run=RUN, world=SINGLE, keep=1)
+
+    def fails(content, part):
+        part.write_text("half of")
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(OSError, match=r"step-00000002\.pt could not be written"):
+        save(tmp_path, 2, model, optimizer, run=RUN, world=SINGLE, keep=1)
+    assert list(tmp_path.iterdir()) == checkpoints(tmp_path)
+    assert load(checkpoints(tmp_path)[0], *make(), run=RUN) == 1
+
+
+def test_what_a_killed_process_left_half_written_is_swept(tmp_path):
+    model, optimizer = make()
+    train(model, optimizer, 0, 1)
+    (tmp_path / "step-00000001.pt.part.123").write_text("half of")
+    assert checkpoints(tmp_path) == []
+    save(tmp_path, 1, model, optimizer, run=RUN, world=SINGLE)
+    assert list(tmp_path.iterdir()) == checkpoints(tmp_path)
+
+
 KILLED = """
 import os, sys
 from pathlib import Path

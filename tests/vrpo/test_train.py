@@ -144,6 +144,56 @@ def test_another_reference_is_another_loss(here):
     assert abs(log(here / "out")[0]["loss"] - np.log(2)) > 1e-4
 
 
+@pytest.mark.parametrize("more", ["--at-once all", "--at-once 4", "--checkpointing"])
+def test_memory_is_traded_for_time_and_the_result_stays(here, more):
+    assert train("--steps 2 --dtype float64 --n-t 4") == 0
+    base = "--model model --data prefs.jsonl --out other-way"
+    assert train(f"--steps 2 --dtype float64 --n-t 4 {more}", base=base) == 0
+    one, other = weights(here / "out" / "model"), weights(here / "other-way" / "model")
+    # Adam's first steps divide a gradient by its size: rounding at 1e-16 over gradients at 1e-6
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("more", "design", "gradient"),
+    [
+        ("--n-t 2 --n-y 3", {"n_t": 2, "n_y": 3}, "plain"),
+        ("--counts systematic", {"counts": "systematic", "sets": 1}, "plain"),
+        ("--not-shared --across-pair", {"shared": False, "across_pair": True}, "plain"),
+        ("--cross-fitted", {"sets": 1}, "cross-fitted"),
+        ("--cross-fitted --counts systematic", {"sets": 2}, "cross-fitted"),
+    ],
+)
+def test_the_design_is_what_was_asked_for(here, more, design, gradient):
+    assert train(f"--steps 2 {more}") == 0
+    recipe = json.loads((here / "out" / "run.json").read_text())["recipe"]
+    assert design.items() <= recipe["design"].items()
+    assert recipe["gradient"] == gradient
+    assert len(log(here / "out")) == 2
+
+
+def test_conversations_are_read_with_the_tokenizer_beside_the_model(here):
+    tokenizers = pytest.importorskip("tokenizers")
+    transformers = pytest.importorskip("transformers")
+    words = {word: i for i, word in enumerate(shlex.split("two is four five user assistant : end"))}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="is"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="end")
+    fast.chat_template = (
+        "{% for m in messages %}{{ m.role }} : {{ m.content }} {% endfor %}"
+        "{% if add_generation_prompt %}assistant : {% endif %}"
+    )
+    talks = here / "talks"
+    save_llada(MaskedDiffusionLM.initialised(CONFIG, 1), talks)
+    fast.save_pretrained(talks)
+    prompt = [{"role": "user", "content": "two two is"}]
+    answers = [[*prompt, {"role": "assistant", "content": x}] for x in ("four", "five")]
+    row = dict(zip(("chosen", "rejected"), answers, strict=True))
+    (here / "talks.jsonl").write_text(json.dumps(row))
+    assert train("--steps 1", base="--model talks --data talks.jsonl --out out") == 0
+    assert (here / "out" / "model" / "tokenizer.json").exists()
+
+
 def test_adapters_are_trained_and_the_reference_is_without_them(here):
     assert train("--steps 4 --lora 2 --save-every 3") == 0
     out = here / "out"
@@ -199,6 +249,8 @@ def test_a_folder_that_holds_a_run_is_refused_unless_it_is_that_run(here, capsys
     assert "refused: out holds a run already: go on with it (--resume)" in capsys.readouterr().err
     assert train("--steps 2 --resume --beta 0.3") == 2
     assert "is of another run: its recipe.beta is 0.2, here it is 0.3" in capsys.readouterr().err
+    assert train("--steps 2 --resume --reference other") == 2
+    assert "is of another run: its reference is" in capsys.readouterr().err
     newest = checkpoints(here / "out" / "checkpoints")[-1]
     newest.write_bytes(newest.read_bytes()[:-50])
     assert train("--steps 2 --resume") == 2

@@ -123,9 +123,15 @@ def save(
     if not world.first:
         return
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob("step-*.pt.part.*"):  # by a process that was killed as it wrote
+        left.unlink()
     content = {"format": FORMAT, "run": dict(run), "step": step, "model": weights}
     content["optimizer"] = state
-    replace(folder / f"step-{step:08d}.pt", lambda part: torch.save(content, part))
+    path = folder / f"step-{step:08d}.pt"
+    try:
+        replace(path, lambda part: torch.save(content, part))
+    except RuntimeError as error:  # what torch makes of a full disk
+        raise OSError(f"{path} could not be written: {error}") from error
     for old in checkpoints(folder)[:-keep]:
         old.unlink()
 

@@ -135,7 +135,7 @@ class Run:
         if options.reference_scores is not None:
             reference = self._precomputed(model)
         elif options.lora is None or options.reference is not None:
-            reference = Live(frozen_reference(options, world), chunks)
+            reference = Live(self._frozen(), chunks)
         policy: nn.Module = model
         if options.lora is not None:
             policy = with_lora(model, rank=options.lora, alpha=options.lora_alpha, seed=recipe.seed)
@@ -159,11 +159,18 @@ class Run:
         """Return the scores, after a look at what they must be of."""
         options, recipe, data = self.options, self.recipe, self.data.kept
         assert options.reference_scores is not None
-        of = model
-        if options.reference is not None:
-            of = load_llada(options.reference)
+        of = model if options.reference is None else load_llada(options.reference)
         source = source_of(of, data, recipe.design, recipe.seed, options.dtype)
+        self.identity["reference"] = source["reference"]
         return Precomputed(options.reference_scores, data, source, epochs=epochs_of(recipe, data))
+
+    def _frozen(self) -> nn.Module:
+        """Return the reference's model, in the dtype that the policy runs in."""
+        options, world = self.options, self.world
+        model = loaded(options.reference or options.model, options, options.dtype, world)
+        model.requires_grad_(False)
+        self.identity["reference"] = fingerprint(model)
+        return shard(model, options.shard, world, blocks=model.blocks)
 
     @property
     def finished(self) -> bool:
@@ -241,10 +248,12 @@ class Run:
         state = {name: x for name, x in found.items() if isinstance(x, torch.Tensor)}
         if not self.world.first or self.result.exists():
             return
+        for left in self.out.glob(f".{self.result.name}.*.partial"):  # by a process killed here
+            shutil.rmtree(left, ignore_errors=True)
         if not adapters:
             save_llada(self.model, self.result, source=self.options.model, state=state)
             return
-        part = self.result.with_name(f"{self.result.name}.part.{os.getpid()}")
+        part = self.out / f".{self.result.name}.{os.getpid()}.partial"
         try:
             policy.save_pretrained(part)  # type: ignore[operator]
             os.replace(part, self.result)
@@ -312,13 +321,6 @@ def loaded(folder: Path, options: Options, dtype: torch.dtype, world: World) -> 
     return model
 
 
-def frozen_reference(options: Options, world: World) -> nn.Module:
-    """Return the reference's model, in the dtype that the policy runs in."""
-    folder = options.reference or options.model
-    model = loaded(folder, options, options.dtype, world).requires_grad_(False)
-    return shard(model, options.shard, world, blocks=model.blocks)
-
-
 def chunks_of(options: Options, recipe: Recipe, world: World) -> Chunks:
     """Return how sequences go through a model."""
     return Chunks(read_config(options.model).mask_id, recipe.at_once, world.device)
@@ -339,7 +341,7 @@ def identity(
         **how,
         "data": digest(data),
         "model": fingerprint(model),
-        "reference": str(options.reference) if options.reference else "model",
+        "reference": "the model before",
         "lora": options.lora or 0,
         "dtype": str(options.dtype),
     }

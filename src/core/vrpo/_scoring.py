@@ -5,9 +5,12 @@ through pair by pair, first the n of the chosen response, then the n of the reje
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from core.train.distributed import World, share
@@ -43,8 +46,12 @@ def rows_at(count: int, step: int, *, size: int, seed: int) -> tuple[int, list[i
     The order of an epoch has the name (seed, epoch): any step can be had at once.
     """
     epoch, place = divmod(step, batches(count, size))
-    order = generator(seed, epoch).permutation(count)
-    return epoch, order[place * size : (place + 1) * size].tolist()
+    return epoch, _order(count, epoch, seed)[place * size : (place + 1) * size].tolist()
+
+
+@lru_cache(maxsize=2)
+def _order(count: int, epoch: int, seed: int) -> NDArray[np.int64]:
+    return generator(seed, epoch).permutation(count)
 
 
 def batch_at(

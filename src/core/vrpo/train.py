@@ -72,9 +72,11 @@ def eos(_: click.Context, __: click.Parameter, value: str) -> int | str | None:
 @option("--clip", type=float, help="Norm to scale the gradient down to.")
 @option("--beta", type=float, default=0.2, help="Strength of the reference.")
 @option("--supervised", type=float, default=0.05, help="Weight of the supervised term.")
-@option("--n-t", type=int, default=8, help="Mask counts drawn for each response.")
-@option("--n-y", type=int, default=1, help="Masks at each of them.")
-@option("--counts", type=click.Choice(["iid", "systematic"]), default="iid", help="How.")
+@option("--n-t", type=int, default=8, help="Numbers of masked tokens to draw for a response.")
+@option("--n-y", type=int, default=1, help="Masks with each of them.")
+@option(
+    "--counts", type=click.Choice(["iid", "systematic"]), default="iid", help="How to draw them."
+)
 @option("--not-shared", is_flag=True, help="Other masks for the reference than for the policy.")
 @option("--across-pair", is_flag=True, help="The same random numbers for chosen and rejected.")
 @option("--cross-fitted", is_flag=True, help="Weigh each half's gradient by the other half.")
@@ -84,7 +86,12 @@ def eos(_: click.Context, __: click.Parameter, value: str) -> int | str | None:
 @option("--precompute-reference", type=FOLDER, help="Only write such scores to this file.")
 @option("--lora", type=int, help="Train adapters of this rank; the reference is without them.")
 @option("--lora-alpha", type=float, help="Their scale is alpha / rank; else twice the rank.")
-@option("--at-once", default="1", callback=at_once, help="Sequences in memory at once, or all.")
+@option(
+    "--at-once",
+    default="1",
+    callback=at_once,
+    help="Sequences run at once: memory for speed; or all.",
+)
 @option("--checkpointing", is_flag=True, help="Keep one block's activations at a time.")
 @option(
     "--dtype",
@@ -229,6 +236,10 @@ def main(arguments: list[str] | None = None) -> int:
     except click.ClickException as wrong:
         click.echo(f"refused: {wrong.format_message()}", err=True)
         return 2
+    except torch.OutOfMemoryError as error:
+        more = "run fewer sequences --at-once, or take --checkpointing, --lora or --shard fsdp2"
+        click.echo(f"failed: {str(error).splitlines()[0]}: {more}", err=True)
+        return 1
     except (ValueError, OSError) as error:
         click.echo(f"failed: {error}", err=True)
         return 1
