@@ -9,7 +9,8 @@ The harness knows causal models alone. This adapter gives it what a masked diffu
 * text is written by `core.vrpo.sampling`;
 * "greedy" means that the model, one most confident token at a time, writes this very response.
 
-Every answer depends on the seed and its own request alone, rounding apart.
+Every answer depends on the seed and its own request alone, rounding apart. Where a process group
+is up before the adapter is made, each process answers its share and the first has the results.
 
     from lm_eval import simple_evaluate
     simple_evaluate(MaskedDiffusionHarness(model, tokenizer), tasks=["arc_easy"])
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from core.vrpo.draws import Design, Draws, draw
 from core.vrpo.llada import load_llada
@@ -97,6 +98,8 @@ class MaskedDiffusionHarness(LM):
         self.check_greedy = check_greedy
         self.config = cast(Config, model.config)
         self._device = next(model.parameters()).device
+        if distributed.is_available() and distributed.is_initialized():
+            self._rank, self._world_size = distributed.get_rank(), distributed.get_world_size()
 
     @classmethod
     def from_checkpoint(
@@ -282,6 +285,27 @@ class MaskedDiffusionHarness(LM):
         for special in getattr(self.tokenizer, "all_special_tokens", ()):
             text = text.replace(special, "")
         return text
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """Return the tensors of all processes, flat, one after another."""
+        if self.world_size == 1:
+            return tensor
+        parts = [torch.empty_like(tensor.reshape(-1)) for _ in range(self.world_size)]
+        distributed.all_gather(parts, tensor.reshape(-1))
+        return torch.cat(parts)
+
+    def gather_object(self, obj: Any, dst: int = 0) -> list[Any]:
+        """Return what all processes hold, in the process `dst`; nothing in the others."""
+        if self.world_size == 1:
+            return [obj]
+        parts = [None] * self.world_size if self.rank == dst else []
+        distributed.gather_object(obj, parts or None, dst=dst)
+        return parts
+
+    def barrier(self) -> None:
+        """Wait for the other processes."""
+        if self.world_size > 1:
+            distributed.barrier()
 
     @property
     def tokenizer_name(self) -> str:
