@@ -1,7 +1,6 @@
 """LLaDA checkpoints: written in the public format by hand, against transformers' Llama blocks."""
 
 import json
-import shutil
 
 import pytest
 import torch
@@ -294,6 +293,12 @@ def test_a_size_that_is_absent_is_named(tmp_path, key):
         read_config(write(tmp_path / "hub", config=config))
 
 
+@pytest.mark.parametrize(("key", "value"), [("d_model", "16"), ("eos_token_id", [18, 17])])
+def test_a_size_that_is_no_whole_number_is_named(tmp_path, key, value):
+    with pytest.raises(ValueError, match=f"want whole numbers, got {key} = "):
+        read_config(write(tmp_path / "hub", config=PUBLIC | {key: value}))
+
+
 def test_the_embedding_may_have_more_rows_than_the_tokenizer_but_not_fewer(tmp_path):
     assert read_config(write(tmp_path / "more")).vocab_size == 24
     equal = write(tmp_path / "equal", config=PUBLIC | {"embedding_size": None})
@@ -345,9 +350,9 @@ def test_a_model_made_here_can_be_saved_and_read(tmp_path):
     save_llada(model, tmp_path / "small")
     again = load_llada(tmp_path / "small")
     assert again.config.kv_heads == 2
-    assert all(
-        torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True)
-    )
+    pairs = zip(again.parameters(), model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    save_llada(model, tmp_path / "child", source=tmp_path / "small")
     assert json.loads((tmp_path / "small" / "config.json").read_text()).items() >= (
         llada_config(config).items()
     )
@@ -392,4 +397,3 @@ def test_a_state_may_come_from_elsewhere(tmp_path):
     state = {name: 2 * tensor for name, tensor in model.state_dict().items()}
     save_llada(model, tmp_path / "new", state=state)
     assert torch.equal(load_llada(tmp_path / "new").wte.weight, 2 * model.wte.weight)
-    shutil.rmtree(tmp_path / "new")

@@ -162,6 +162,15 @@ def test_a_response_does_not_depend_on_its_batch(remasking, stop_at_eos):
         assert torch.equal(together[key], alone)
 
 
+@pytest.mark.parametrize("cfg_scale", [0.0, 0.7])
+def test_a_large_batch_is_proposed_in_parts(monkeypatch, cfg_scale):
+    how = replace(PLAIN, temperature=0.8, cfg_scale=cfg_scale)
+    whole = generate(a_model(), PROMPTS, how)
+    monkeypatch.setattr("core.vrpo.sampling.AT_ONCE", 2 * 4 * V)
+    parts = generate(a_model(), PROMPTS, how)
+    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+
+
 def test_random_numbers_are_named_by_seed_and_key():
     model, how = a_model(scale=1.0), replace(PLAIN, temperature=1.0)
     one = generate(model, PROMPTS[:1] * 2, how, seed=3)

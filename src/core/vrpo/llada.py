@@ -60,6 +60,10 @@ SUPPORTED: dict[str, tuple[tuple[object, ...], object]] = {
     "quantization_config": ((None,), None),
 }
 
+# those that are needed, and those that need not be there
+WHOLE = ("d_model", "n_heads", "n_layers", "vocab_size", "mask_token_id")
+WHOLE += ("n_kv_heads", "mlp_hidden_size", "embedding_size", "eos_token_id", "max_sequence_length")
+
 
 def read_config(folder: str | Path) -> Config:
     """Return the size of the model in a checkpoint.
@@ -84,10 +88,12 @@ def read_config(folder: str | Path) -> Config:
     ]
     if wrong:
         raise ValueError(f"{folder}/config.json is not supported here: " + listed(wrong, "; "))
-    needed = "d_model", "n_heads", "n_layers", "vocab_size", "mask_token_id"
-    absent = [key for key in needed if found.get(key) is None]
+    absent = [key for key in WHOLE[:5] if found.get(key) is None]
     if absent:
         raise ValueError(f"{folder}/config.json lacks {listed(absent)}: it is no LLaDA checkpoint")
+    odd = [f"{k} = {found[k]!r}" for k in WHOLE if not isinstance(found.get(k), int | None)]
+    if odd:
+        raise ValueError(f"{folder}/config.json: want whole numbers, got {listed(odd)}")
     rows = found.get("embedding_size") or found["vocab_size"]
     if rows < found["vocab_size"]:
         raise ValueError(
@@ -175,7 +181,7 @@ def save_llada(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists: give a new name, or remove it first")
-    if source is not None and read_config(source) != model.config:
+    if source is not None and llada_config(read_config(source)) != llada_config(model.config):
         raise ValueError(f"want a source of this model's size, got {source}: {read_config(source)}")
     tensors = dict(model.state_dict() if state is None else state)
     want = {name: weight.shape for name, weight in model.named_parameters()}

@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from core.train.seeds import generator
 from core.vrpo.model import Config, MaskedDiffusionLM
 
+AT_ONCE = 2**26  # scores held in float64: 512 MiB
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -103,7 +105,7 @@ def generate(
 
     Prompts of any lengths go through the model as one pack. A response depends on its prompt and on
     `(seed, key)`, rounding apart, and not on what else is in the batch. Puts no module into `eval`
-    mode. A step holds the scores of the block's masks in float64, `8 B block_length V` bytes.
+    mode. A step holds the scores of the block's masks, `B block_length V` numbers.
 
     Args:
         model: a `MaskedDiffusionLM`, or one with adapters.
@@ -136,8 +138,8 @@ def generate(
         for count in how.kept:
             places = (filled[:, block] == config.mask_id).nonzero()[:, 1] + start
             places = places.view(len(open_), -1)  # every response has as many masks left
-            logits = _logits(model, [prompts[b] for b in open_], filled, places, how.cfg_scale)
-            token, sure = _propose(logits, how, ends, [streams[b] for b in open_])
+            scores = _scores(model, [prompts[b] for b in open_], filled, places, how.cfg_scale)
+            token, sure = _proposals(scores, how, ends, [streams[b] for b in open_])
             best = sure.argsort(dim=1, descending=True, stable=True)[:, :count]
             filled.scatter_(1, places.gather(1, best), token.gather(1, best))
         responses[open_] = filled
@@ -170,8 +172,7 @@ def is_greedy(model: nn.Module, prompt: Tensor, response: Tensor) -> bool:
     filled = torch.full((1, L), config.mask_id, device=device)
     for _ in range(L):
         places = (filled == config.mask_id).nonzero()[None, :, 1]
-        logits = _logits(model, prompts, filled, places, 0.0)
-        token, sure = _propose(logits, how, (), [])
+        token, sure = _propose(_scores(model, prompts, filled, places, 0.0), how, (), [])
         best = sure.argmax(1)  # the first of equals
         at, found = places[0, best], token[0, best]
         if found != truth[at]:
@@ -180,13 +181,18 @@ def is_greedy(model: nn.Module, prompt: Tensor, response: Tensor) -> bool:
     return True
 
 
-def _logits(
+def _scores(
     model: nn.Module, prompts: list[Tensor], responses: Tensor, places: Tensor, cfg_scale: float
 ) -> Tensor:
-    """Return the scores `[B, m, V]` float64 at `places` `[B, m]` of the responses `[B, G]`."""
+    """Return the model's scores at `places` `[B, m]` of the responses `[B, G]`.
+
+    Returns:
+        `[1, B, m, V]`, or with guidance `[2, B, m, V]`: with the prompt seen and with it masked;
+        in the model's dtype, the mask token's score -inf.
+    """
     mask_id, device = cast(Config, model.config).mask_id, responses.device
     texts = [torch.cat(pair) for pair in zip(prompts, responses, strict=True)]
-    size = torch.tensor([[len(text), len(prompt)] for text, prompt in zip(texts, prompts)])  # noqa: B905
+    size = torch.tensor([[len(text), len(text) - responses.shape[1]] for text in texts])
     starts = (size[:, 0].cumsum(0) - size[:, 0] + size[:, 1]).to(device)  # of the responses
     rows = (starts[:, None] + places).flatten()
     if cfg_scale:
@@ -194,21 +200,31 @@ def _logits(
         blind = [torch.cat([torch.full_like(p, mask_id), r]) for p, r in pairs]
         rows = torch.cat([rows, rows + sum(map(len, texts))])
         texts = texts + blind
-    score = cast(MaskedDiffusionLM, model).logits
     lengths = tuple(len(text) for text in texts)
-    logits = score(torch.cat(texts), lengths, rows).double()
-    logits = logits.view(-1, places.shape[1], logits.shape[-1])
-    if cfg_scale:
-        seen, unseen = logits.chunk(2)
-        logits = unseen + (1 + cfg_scale) * (seen - unseen)
-    logits[..., mask_id] = -torch.inf
-    return logits
+    scores = cast(MaskedDiffusionLM, model).logits(torch.cat(texts), lengths, rows)
+    scores[..., mask_id] = -torch.inf
+    return scores.view(2 if cfg_scale else 1, *places.shape, -1)
+
+
+def _proposals(
+    scores: Tensor, how: Sampling, ends: tuple[int, ...], streams: list[torch.Generator]
+) -> tuple[Tensor, Tensor]:
+    """Do what `_propose` says, a few responses at a time: float64 takes room."""
+    each = max(1, AT_ONCE // scores[0, 0].numel())
+    starts = range(0, len(streams), each)
+    parts = [_propose(scores[:, b : b + each], how, ends, streams[b : b + each]) for b in starts]
+    token, sure = (torch.cat(column) for column in zip(*parts, strict=True))
+    return token, sure
 
 
 def _propose(
-    logits: Tensor, how: Sampling, ends: tuple[int, ...], streams: list[torch.Generator]
+    scores: Tensor, how: Sampling, ends: tuple[int, ...], streams: list[torch.Generator]
 ) -> tuple[Tensor, Tensor]:
     """Return a token for every place, and how sure the model is of it, `[B, m]` each."""
+    logits = scores[0].double()
+    if len(scores) == 2:
+        blind = scores[1].double().nan_to_num(neginf=0.0)  # -inf - -inf is no number
+        logits = blind + (1 + how.cfg_scale) * (logits - blind)
     token = (logits + _noise(logits, how.temperature, streams)).argmax(-1)
     if how.remasking == "low_confidence":
         sure = logits.gather(-1, token[..., None])[..., 0] - logits.logsumexp(-1)  # its log
