@@ -150,7 +150,7 @@ def test_a_peer_sees_its_own_layout(serve):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nosuch"], f"want an op that has a bench ({OP}), got 'nosuch'"),
+        (["nosuch"], f"want an op that has a bench ({', '.join(_subject.found())}), got 'nosuch'"),
         ([OP, "--peers", "nosuch"], "(quadratic, recurrent, cumsum, fla), got 'nosuch'"),
         (
             [OP, "--peers", "quadratic", "--peers", "fla"],

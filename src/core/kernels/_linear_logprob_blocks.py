@@ -58,13 +58,16 @@ def torch_logprob(
     N, made = len(hidden), {"dtype": wide(hidden.dtype), "device": hidden.device}
     logp, lse = torch.empty(N, **made), torch.empty(N, **made)
     unit = torch.empty(N if frozen else 0, hidden.shape[1], **made)
-    for r in _parts(N, BLOCK.get(hidden.device.type, LARGE)[0]):
-        x, y = _operand(hidden[r], steps), target[r]
+    most = BLOCK.get(hidden.device.type, LARGE)
+    hidden = _operand(hidden, steps)
+    room = _room(hidden, weight, logp.dtype, most)
+    for r in _parts(N, most[0]):
+        x, y = hidden[r], target[r]
         running = Running.start(len(x), x)
         u = unit[r].zero_()
-        for v in _parts(len(weight), BLOCK.get(hidden.device.type, LARGE)[1]):
+        for v in _parts(len(weight), most[1]):
             w = _operand(weight[v], steps)
-            p, grown = absorb(_scores(x, w, bias, v), y - v.start, running, x.dtype)
+            p, grown = absorb(_scores(x, w, bias, v, room), y - v.start, running, x.dtype)
             if frozen:
                 _add_product(u.mul_(grown[:, None]), p, w)
         rest = running.m + running.s.log()
@@ -94,22 +97,22 @@ def torch_gradients(
     the inputs: whatever the loss is scaled by, float16 holds it.
     """
     gradient = (steps or Steps).gradient
-    (N, D), V, wide = hidden.shape, len(weight), lse.dtype
-    rows, columns = BLOCK.get(hidden.device.type, LARGE)
+    (N, D), V, dtype = hidden.shape, len(weight), hidden.dtype
+    held = BLOCK.get(hidden.device.type, LARGE)
     size = g.abs() + (g - l).abs()
     size = torch.where(size == 0, 1, size)
     most = size.max() if N else size.sum()
-    weighted = _operand(hidden, steps)
-    weighted = (weighted * (size / most)[:, None]).to(weighted.dtype)
-    dh = torch.zeros(N if wanted[0] else 0, D, dtype=wide, device=hidden.device)
+    hidden = _operand(hidden, steps)
+    weighted = (hidden * (size / most)[:, None]).to(hidden.dtype)
+    room = _room(hidden, weight, lse.dtype, held)
+    dh = lse.new_zeros(N if wanted[0] else 0, D)
     dW = torch.empty_like(weight) if wanted[1] else weight.new_empty(0)
     db = weight.new_empty(V if wanted[2] else 0)
-    for v in _parts(V, columns):
+    for v in _parts(V, held[1]):
         w = _operand(weight[v], steps)
-        dw = torch.zeros(len(w) if wanted[1] else 0, D, dtype=wide, device=w.device)
-        dv = torch.zeros(len(w), 1, dtype=wide, device=w.device)
-        for r in _parts(N, rows):
-            z = _scores(_operand(hidden[r], steps), w, bias, v)
+        dw, dv = lse.new_zeros(len(w) if wanted[1] else 0, D), lse.new_zeros(len(w), 1)
+        for r in _parts(N, held[0]):
+            z = _scores(hidden[r], w, bias, v, room)
             unitary = g[r] / size[r], (l - g)[r] / size[r]
             dz = gradient(z, target[r] - v.start, lse[r], *unitary, w.dtype)
             if wanted[0]:
@@ -123,8 +126,8 @@ def torch_gradients(
             dW[v] = dw.mul_(scale)
         if wanted[2]:
             db[v] = dv.mul_(scale)[:, 0]
-    dh.mul_((size / SCALE.get(weighted.dtype, 1.0))[:, None] if wanted[0] else 1.0)
-    return dh.to(hidden.dtype), dW, db
+    dh.mul_((size / SCALE.get(hidden.dtype, 1.0))[:, None] if wanted[0] else 1.0)
+    return dh.to(dtype), dW, db
 
 
 class Steps:
@@ -181,9 +184,18 @@ def _in_units(z: Tensor, dtype: torch.dtype) -> Tensor:
     return z.mul_(SCALE[dtype]).to(dtype) if dtype in SCALE else z.to(dtype)
 
 
-def _scores(x: Tensor, w: Tensor, bias: Tensor | None, v: slice) -> Tensor:
-    z = _product(x, w.T)
+def _scores(x: Tensor, w: Tensor, bias: Tensor | None, v: slice, room: Tensor) -> Tensor:
+    """Return a block of logits, where there is room for it: memory that the cache knows."""
+    if x.dtype == room.dtype:
+        z = torch.mm(x, w.T, out=room[: len(x) * len(w)].view(len(x), len(w)))
+    else:
+        z = _product(x, w.T)
     return z if bias is None else z.add_(bias[v])
+
+
+def _room(x: Tensor, weight: Tensor, wide: torch.dtype, most: tuple[int, int]) -> Tensor:
+    numbers = min(len(x), most[0]) * min(len(weight), most[1])
+    return torch.empty(numbers if x.dtype == wide else 0, dtype=wide, device=x.device)
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:

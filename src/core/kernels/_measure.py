@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from core.kernels._ceilings import Ceilings
-from core.kernels._choice import explain
 from core.kernels._subject import Case, Peer, Results, Subject, name_of, results
 from core.kernels._timing import Call, alternate, free_bytes, peak_bytes
 
@@ -78,7 +77,7 @@ def measure(
     """
     inputs, g = subject.draw(case, device)
     judge = Judge(subject, case, inputs, g)
-    ours = partial(results, subject.op, inputs, g, case)
+    ours = partial(results, subject.call or subject.op, inputs, g, case)
     verdict = judge.ours(ours())
     if not verdict.fine:
         raise Wrong(f"{case}: {verdict}")
@@ -98,7 +97,7 @@ def measure(
         "dtype": name_of(case.dtype),
         "shape": dict(case.shape),
         "pass": case.way,
-        "impl": explain(subject.op, *inputs, **case.options).chosen,
+        "impl": subject.serves(case, inputs),
         "error": _rounded(verdict.error),
         "allowed": _rounded(verdict.allowed),
         **costs[OURS],

@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.kernels._choice import explain
+
 HERE = Path(__file__).parent
 
 Results = tuple[Tensor, ...]
-"""What a call returned, then, after a backward pass, the gradient of each differentiable input."""
+"""What a call returned, then, after a backward pass, the gradient of each input that wants one."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Case:
     """Of the op, and of each peer."""
     most: float = inf
     """The largest relative error that is allowed, whatever the formula's own error is."""
+    fixed: frozenset[int] = frozenset()
+    """Which inputs, counted from 0, want no gradient though they could have one."""
 
     @property
     def way(self) -> str:
@@ -80,6 +84,14 @@ class Subject:
     formula: Callable[[Case, Results, Tensor], Results]
     """The definition, in the precision of the inputs it is given."""
     peers: Mapping[str, Peer]
+    call: Callable[..., Tensor] | None = None
+    """What is timed, where that is more than the op: it takes the inputs, and calls the op."""
+    given: Callable[..., Results] = lambda *inputs: inputs
+    """Takes the inputs, returns what the op is given of them."""
+
+    def serves(self, case: Case, inputs: Results) -> str:
+        """Return which implementation of the op serves a case."""
+        return explain(self.op, *self.given(*inputs), **case.options).chosen
 
 
 def found() -> list[str]:
@@ -103,7 +115,8 @@ def results(call: Callable[..., Tensor], inputs: Results, g: Tensor, case: Case)
     if not case.backward:
         with torch.no_grad():
             return (call(*inputs, **case.options),)
-    inputs = tuple(x.detach().requires_grad_(_differentiable(x)) for x in inputs)
+    wanted = [_differentiable(x) and i not in case.fixed for i, x in enumerate(inputs)]
+    inputs = tuple(x.detach().requires_grad_(want) for x, want in zip(inputs, wanted, strict=True))
     out = call(*inputs, **case.options)
     return (out, *torch.autograd.grad(out, [x for x in inputs if x.requires_grad], g))
 
