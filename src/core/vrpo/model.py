@@ -277,10 +277,10 @@ class MaskedDiffusionLM(nn.Module):
                 f"want sequences of at most max_length = {self.config.max_length} tokens, "
                 f"got one of {longest}: cut the prompt or leave the sequence out"
             )
-        for found in (tokens,) if targets is None else (tokens, targets):
-            low, high = (int(x) for x in found.aminmax())
-            if low < 0 or high >= V:
-                raise ValueError(
-                    f"want tokens in [0, {V}), got {low if low < 0 else high}: "
-                    "is this the model's tokenizer?"
-                )
+        both = (tokens,) if targets is None else (tokens, targets)
+        ends = torch.stack([end for x in both for end in x.aminmax()]).tolist()  # one wait
+        if min(ends) < 0 or max(ends) >= V:
+            raise ValueError(
+                f"want tokens in [0, {V}), got {min(ends) if min(ends) < 0 else max(ends)}: "
+                "is this the model's tokenizer?"
+            )
