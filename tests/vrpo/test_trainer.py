@@ -143,8 +143,9 @@ def test_the_figures_are_those_of_the_definitions():
     assert found["score"] == pytest.approx(s_hat.mean().item())
     assert found["accuracy"] == (s_hat > 0).double().mean().item()
     assert found["loss"] == pytest.approx(-logsigmoid(s_hat).mean().item())
-    # the variance of a mean of four, of two independent means
-    assert found["score_variance"] == pytest.approx((margins.var(2).sum(1) / 4).mean().item())
+    # the variance of a mean of four
+    spread = (margins[:, 0] - margins[:, 1]).var(1) / 4
+    assert found["score_variance"] == pytest.approx(spread.mean().item())
     a, b = margins[..., :2].mean(2), margins[..., 2:].mean(2)
     halves = sum(logsigmoid(half[:, 0] - half[:, 1]) for half in (a, b)) / 2
     assert found["jackknife"] == pytest.approx((halves - 2 * logsigmoid(s_hat)).mean().item())
@@ -165,13 +166,17 @@ def test_the_figures_are_those_of_the_definitions():
 def test_the_variance_of_the_score_is_estimated_without_bias(design):
     table = torch.randn(2, 2, 6, dtype=torch.float64)
     recipe, runs = changed(design=design, beta=1.0), 4000
+
+    def S(masks, per_token):
+        return masks @ per_token[: masks.shape[1]] - masks.sum(1) ** 2 * per_token[0].exp()
+
     terms = []
     for run in range(runs):
         drawn = draw_pair(design, (6, 4), 3, run)
-        # any function of a mask will do for S: a sum over its tokens
+        # any function of a mask will do for S; this one varies between counts and within them
         terms.append(
             [
-                d.weights * (d.masks.double() @ table[model, side, : d.masks.shape[1]])
+                d.weights * S(d.masks.double(), table[model, side])
                 for model, both in enumerate((drawn.policy, drawn.reference))
                 for side, d in enumerate(both)
             ]

@@ -279,23 +279,12 @@ def jackknife_loss(terms: Terms, recipe: Recipe) -> Tensor:
 def score_variance(terms: Terms, recipe: Recipe) -> Tensor:
     """Estimate the sampling variance of each pair's s_hat, without bias, `[B]`.
 
-    From the spread of its independent parts, which are the draws of one count each, or the sets
-    of systematic counts; nan where there are fewer than two of them.
+    s_hat is a mean over independent parts, the draws of one count each, or the sets of systematic
+    counts; whatever is shared within a part, their spread tells. Nan where there is one part.
     """
     design = recipe.design
     parts = design.n_t if design.counts == "iid" else design.sets
-
-    def of_mean(x: Tensor) -> Tensor:
-        return x.view(len(x), parts, -1).mean(2).var(1) / parts
-
     if parts < 2:
         return torch.full((len(terms.policy_w),), torch.nan, device=terms.policy_w.device)
-    # what sees the same masks varies together
-    if design.shared:
-        seen = [terms.policy_w - terms.reference_w, terms.reference_l - terms.policy_l]
-        seen = [seen[0] + seen[1]] if design.across_pair else seen
-    elif design.across_pair:
-        seen = [terms.policy_w - terms.policy_l, terms.reference_w - terms.reference_l]
-    else:
-        seen = list(terms)
-    return recipe.beta**2 * torch.stack([of_mean(x) for x in seen]).sum(0)
+    margin = terms.policy_w - terms.reference_w - terms.policy_l + terms.reference_l
+    return recipe.beta**2 * margin.view(len(margin), parts, -1).mean(2).var(1) / parts
