@@ -241,6 +241,16 @@ def test_resume_begins_where_there_is_nothing_and_leaves_alone_what_is_done(here
     assert {path: path.stat().st_mtime_ns for path in (here / "out").rglob("*")} == before
 
 
+def test_a_run_killed_between_its_result_and_its_last_word_says_it_at_the_next_start(here):
+    assert train("--steps 2") == 0
+    path, before = here / "out" / "run.json", weights(here / "out" / "model")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "status": "running"}))
+    assert train("--steps 2 --resume") == 0
+    assert json.loads(path.read_text())["status"] == "done"
+    assert torch.equal(weights(here / "out" / "model"), before)
+    assert [line["step"] for line in log(here / "out")] == [1, 2]
+
+
 def test_a_folder_that_holds_a_run_is_refused_unless_it_is_that_run(here, capsys):
     assert train("--steps 2 --save-every 1") == 0
     before = everything_in(here)

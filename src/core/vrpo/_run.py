@@ -21,99 +21,16 @@ from torch import nn
 
 from core.provenance import provenance
 from core.train.checkpoint import checkpoints, load, replace, save, write_json
-from core.train.distributed import Kind, World, inner, shard
+from core.train.distributed import World, inner, shard
 from core.train.progress import Show
+from core.vrpo._options import Options
 from core.vrpo._scoring import Chunks, batches
 from core.vrpo.llada import load_llada, read_config, save_llada
 from core.vrpo.lora import with_lora
 from core.vrpo.model import MaskedDiffusionLM
-from core.vrpo.preferences import (
-    Eos,
-    Limits,
-    Preferences,
-    WhenNeeded,
-    digest,
-    read_preferences,
-)
+from core.vrpo.preferences import Preference, Preferences, digest
 from core.vrpo.reference import AdaptersOff, Live, Precomputed, fingerprint, precompute, source_of
 from core.vrpo.trainer import Figures, Recipe, Reference, Trainer
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What the command was asked, but for the recipe."""
-
-    model: Path
-    data: Path
-    out: Path | None = None
-    tokenizer: Path | None = None
-    eos: Eos = "tokenizer"
-    max_length: int | None = None
-    skip_bad: bool = False
-    reference: Path | None = None
-    reference_scores: Path | None = None
-    lora: int | None = None
-    lora_alpha: float | None = None
-    dtype: torch.dtype = torch.float32
-    shard: Kind = "none"
-    checkpointing: bool = False
-    save_every: int = 50
-    keep: int = 2
-    resume: bool = False
-
-    @property
-    def weights(self) -> torch.dtype:
-        """The dtype that the policy is loaded in: of what is trained, or of what carries adapters.
-
-        A learning rate of 5e-7 would be lost in weights of half precision.
-        """
-        half = self.dtype == torch.bfloat16
-        return torch.float32 if half and self.lora is None else self.dtype
-
-
-def check_out(options: Options) -> None:
-    """Refuse a folder that holds another run.
-
-    Raises:
-        ValueError: there is a run, and it is not to be resumed.
-    """
-    out = options.out
-    if out is None:
-        raise ValueError("want --out, a folder for the result")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"want --out to be a folder, {out} is a file")
-    held = [name for name in ("run.json", "model", "adapters") if (out / name).exists()]
-    if (held or checkpoints(out / "checkpoints")) and not options.resume:
-        raise ValueError(
-            f"{out} holds a run already: go on with it (--resume), or name another folder"
-        )
-
-
-def check_scores(path: Path) -> None:
-    """Refuse to write scores over something.
-
-    Raises:
-        ValueError: there is such a file, or no folder to put it.
-    """
-    if path.exists():
-        raise ValueError(f"{path} exists: remove it, or name another file")
-    if not path.parent.is_dir():
-        raise ValueError(f"want a file in a folder that exists, got {path}")
-
-
-def read_data(options: Options) -> Preferences:
-    """Return the pairs, checked against the model's configuration.
-
-    Raises:
-        ValueError, FileNotFoundError: see `read_preferences`, `read_config`.
-    """
-    config = read_config(options.model)
-    longest = min(options.max_length or config.max_length, config.max_length)
-    limits = Limits(config.vocab_size, config.mask_id, longest)
-    tokenizer = WhenNeeded(options.tokenizer or options.model, eos=config.eos_id)
-    return read_preferences(
-        options.data, limits, tokenizer=tokenizer, eos=options.eos, skip_bad=options.skip_bad
-    )
 
 
 class Run:
@@ -173,23 +90,20 @@ class Run:
         return shard(model, options.shard, world, blocks=model.blocks)
 
     @property
-    def finished(self) -> bool:
-        """Whether there is nothing left to do."""
-        return self.trainer.done >= self.recipe.steps and self.result.exists()
-
-    @property
     def result(self) -> Path:
         """Where the trained weights go."""
         return self.out / ("model" if self.options.lora is None else "adapters")
 
     def train(self) -> None:
-        """Take all steps that are left, and write the result.
+        """Take all steps that are left, and write the result; nothing, if that was done.
 
         Raises:
             ValueError: a score or a gradient is no number.
             OSError: something could not be written.
         """
         began, trainer, steps = time.monotonic(), self.trainer, self.recipe.steps
+        if self._is_done():
+            return
         self._begin()
         with Show("step", steps, done=trainer.done, quiet=not self.world.first) as show:
             while trainer.done < steps:
@@ -202,6 +116,11 @@ class Run:
                 show(trainer.done, right)
         self._write_result()
         self._tell(status="done", seconds=time.monotonic() - began)
+
+    def _is_done(self) -> bool:
+        path = self.out / "run.json"
+        told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return told.get("status") == "done" and self.result.exists()
 
     def _begin(self) -> None:
         if not self.world.first:
@@ -326,13 +245,13 @@ def chunks_of(options: Options, recipe: Recipe, world: World) -> Chunks:
     return Chunks(read_config(options.model).mask_id, recipe.at_once, world.device)
 
 
-def epochs_of(recipe: Recipe, data: list[Any]) -> int:
+def epochs_of(recipe: Recipe, data: list[Preference]) -> int:
     """Return how many epochs a training sees, the last perhaps in part."""
     return -(-recipe.steps // batches(len(data), recipe.batch))
 
 
 def identity(
-    options: Options, recipe: Recipe, data: list[Any], model: MaskedDiffusionLM
+    options: Options, recipe: Recipe, data: list[Preference], model: MaskedDiffusionLM
 ) -> dict[str, Any]:
     """Return what a checkpoint must agree with: all that changes what is learned."""
     how = {f"recipe.{k}": _plain(v) for k, v in dataclasses.asdict(recipe).items()}

@@ -18,7 +18,8 @@ import click
 import torch
 
 from core.train.distributed import start
-from core.vrpo._run import Options, Run, check_out, check_scores, precompute_scores, read_data
+from core.vrpo._options import Options, check_out, check_scores, read_data
+from core.vrpo._run import Run, precompute_scores
 from core.vrpo._scoring import batches
 from core.vrpo.draws import Design
 from core.vrpo.preferences import Preferences
@@ -139,7 +140,7 @@ def cli(**asked: Any) -> int:
             _list_skipped(data)
         if scores is not None:
             precompute_scores(scores, options, recipe, data, world)
-        elif run is not None and not run.finished:
+        elif run is not None:
             run.train()
         if world.first:
             click.echo(f"done: {scores if run is None else run.result}")
