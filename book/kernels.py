@@ -12,8 +12,9 @@
 # Most of what can be wrong with a GPU kernel can be found on a laptop: wrong numbers, by Triton's
 # interpreter against float64; spilled registers and idle tensor cores, by its compiler and the
 # machine code that it writes. This page takes one kernel, causal linear attention, from two lines
-# of torch to such evidence. How fast it is on a GPU, only a GPU can say: what is committed about
-# that stands in the last table, or its absence does.
+# of torch to such evidence; a second one, log-probabilities under a large vocabulary, follows in
+# short. How fast they are on a GPU, only a GPU can say: what is committed about that stands in the
+# last table of each, or its absence does.
 #
 # Download this page as {download}`script <kernels.py>` or {download}`notebook <kernels.ipynb>`.
 
@@ -24,6 +25,9 @@ T: int = 2048  # tokens of the sequence whose bytes are counted
 D: int = 64  # width of its queries and keys
 M: int = 64  # width of its values
 C: int = 64  # tokens of a block
+rows: int = 8192  # masked tokens whose probability is counted
+width: int = 4096  # of the hidden states that the second op is given
+V: int = 126_464  # tokens of its vocabulary
 
 # %% [markdown]
 # Triton chooses between its compiler and its interpreter as it is *imported*, for the whole process.
@@ -43,13 +47,15 @@ import torch
 from IPython.display import HTML, Markdown
 
 from core.kernels import causal_linear_attention_triton as kernels
-from core.kernels import explain
+from core.kernels import explain, linear_logprob_triton
+from core.kernels._linear_logprob_blocks import LARGE
 from core.kernels.causal_linear_attention import (
     causal_linear_attention,
     reference_attention,
 )
 from core.kernels.evidence import FOLDER as EVIDENCE
 from core.kernels.evidence import aot_html, as_html, documents, faster_peers
+from core.kernels.linear_logprob import linear_logprob, reference_logprob
 from core.lab import COLOURS, choose_device, figure, quote
 
 generator = torch.Generator().manual_seed(seed)
@@ -244,10 +250,11 @@ quote("kernels-trap", "above a million" if trap > 1e6 else f"{trap:.1g}")
 # wide. An example with a fault fails the command.
 
 # %% tags=["hide-output"]
-HTML(aot_html())
+HTML(aot_html(op="causal_linear_attention"))
 
 # %% tags=["nbval-check-output"]
-aot = json.loads((EVIDENCE / "aot.json").read_text())["rows"]
+compiled = json.loads((EVIDENCE / "aot.json").read_text())["rows"]
+aot = [row for row in compiled if row["op"] == "causal_linear_attention"]
 print(f"{len(aot)} examples, for {sorted({row['arch'] for row in aot})}")
 print(f"that spill: {sum(row['code']['spilled'] > 0 for row in aot)}")
 print(f"with a fault of any kind: {sum(bool(row['faults']) for row in aot)}")
@@ -311,6 +318,161 @@ absent = f"No GPU was at hand; nothing is claimed for one. Run {command} on one.
 quote("kernels-gpu", f"Measured on {', '.join(measured)}." if measured else absent)
 
 # %% [markdown]
+# ## A second op: log-probabilities
+#
+# The likelihood of a masked diffusion model {cite:p}`nie2025llada`, and whatever is trained by it,
+# asks of each masked token only how likely the true one is. With $h_i$ the hidden state of row $i$
+# and $W$ the head, one row of it a token of the vocabulary,
+#
+# $$
+# \log p_i = z_{i y_i} - \log \sum_v e^{z_{iv}}, \qquad z_i = W h_i + b.
+# $$ (kernels-logprob)
+#
+# Written in torch that makes a row of $V$ logits for each row of $h$ to keep one number of it.
+# Public evaluation code makes them for all rows, masked or not, and then picks. Three things can be
+# left out. *Rows* that are not asked for: the caller gathers the others first. *Logits*: a block of
+# the vocabulary at a time, with a running maximum $m_i$ and sum $s_i$ of $e^{z_{iv} - m_i}$. And,
+# where the head is *frozen* (scoring with a reference, adapters below a fixed head), the backward
+# pass: the gradient is
+#
+# $$
+# \bar h_i = g_i \, W^\top (e_{y_i} - p_i) = g_i \sum_{v \ne y_i} p_{iv} \, (W_{y_i} - W_v),
+# $$ (kernels-frozen)
+#
+# and the sum does not depend on $g_i$, whatever the loss makes of each row. The forward pass collects
+# it block by block, as attention does with its values, and backward multiplies. A head that is
+# trained needs its logits once more in backward, or has to keep them. Counted for {glue:text}`kernels-rows`
+# masked rows among twice as many, in units of one product $2NVD$ ({glue:text}`kernels-product:.1f` TFLOP),
+# with 16-bit logits:
+
+# %% tags=["nbval-check-output"]
+whole, block = 2 * 2e-9 * rows * V, 1e-9 * (4 + 2) * LARGE[0] * LARGE[1]
+ways = {  # products forward, products for gradients, GB held for logits and their gradient
+    "logits of all rows": (2, 4, 2 * whole),
+    "logits of masked rows": (1, 2, whole),
+    "blocks, head trained": (1, 3, block),
+    "blocks, head frozen": (2, 0, block),
+}
+print("way                     forward   gradients   GB held")
+for way, (forward, gradients, held) in ways.items():
+    print(f"{way:22}   {forward:7}   {gradients:9}   {held:7.2f}")
+
+# %% tags=["remove-stdout"]
+quote("kernels-rows", f"{rows:,}")
+quote("kernels-product", 2e-12 * rows * V * width)
+body = 2 * 32 * (4 * width**2 + 3 * width * 12_288)  # LLaDA-8B: layers, attention, MLP
+quote("kernels-head-share", 200 * width * V / (2 * width * V + body))
+
+# %% [markdown]
+# The target stands apart from both running sums, which is what {eq}`kernels-frozen` says on the right:
+# nothing cancels where a token is all but certain. Against autograd through {eq}`kernels-logprob` in
+# double precision, with an upstream gradient of its own in every row, the largest difference of
+# results and gradients, frozen or trained, is {glue:text}`kernels-logprob-error`.
+
+# %% tags=["remove-stdout"]
+wide = torch.randn(37 + 131, 19, dtype=torch.float64, generator=generator).to(where)
+g, chosen = torch.randn(2, 37, generator=generator).double().to(where)
+target, differences = (chosen.abs() * 40).long().clamp(max=130), []
+for frozen in (True, False):
+    h, W = (x.clone().requires_grad_() for x in wide.split((37, 131)))
+    leaves = [h] if frozen else [h, W]
+    logp, _ = reference_logprob(h, W, target)
+    wanted = logp, *torch.autograd.grad(logp, leaves, g)
+    logp = linear_logprob(h, W.detach() if frozen else W, target, impl="torch")
+    found = logp, *torch.autograd.grad(logp, leaves, g)
+    for a, b in zip(found, wanted, strict=True):
+        differences.append((a - b).abs().max().item())
+worst = max(differences)
+quote("kernels-logprob-error", "below 1e-12" if worst < 1e-12 else f"{worst:.0e}")
+
+# %% [markdown]
+# The kernel of the forward pass: a program has a tile of rows and a range of the vocabulary, and the
+# logits of a tile die in its registers. Where gradients are formed, a block of logits is multiplied
+# by cuBLAS, in float32 whatever the inputs are, and a second kernel makes of it what the next product
+# takes, in one reading.
+
+# %% tags=["hide-input"]
+source = inspect.getsource(linear_logprob_triton._rest_kernel.fn)
+Markdown(f"```python\n{source}```")
+
+# %% [markdown]
+# The same test as above, with a vocabulary that is no multiple of a tile, cut into two ranges:
+
+# %% tags=["nbval-check-output"]
+for dtype in (torch.float32, torch.bfloat16, torch.float16):
+    h, W = wide.cpu().to(dtype).split((37, 131))
+    y = target.cpu()
+    exact, _ = reference_logprob(h.double(), W.double(), y)
+    lost = norm(reference_logprob(h, W, y)[0] - exact)
+    one, two = (
+        linear_logprob_triton.triton_logprob(h, W, y, None, parts=2)[0]
+        for _ in range(2)
+    )
+    fine = bool(norm(one - exact) <= 2 * lost)
+    verdict = f"at most 2 times the naive error: {fine}"
+    print(f"{dtype}, {verdict}, twice the same: {torch.equal(one, two)}")
+
+# %% [markdown]
+# And what the compiler makes of it. The tile of a Hopper is 128 rows by 256 tokens: its logits are
+# half of all registers, and the two lines that mask and sum them decide whether anything spills.
+
+# %% tags=["hide-output"]
+HTML(aot_html(op="linear_logprob"))
+
+# %% tags=["nbval-check-output"]
+aot = [row for row in compiled if row["op"] == "linear_logprob"]
+print(f"{len(aot)} examples, for {sorted({row['arch'] for row in aot})}")
+print(f"that spill: {sum(row['code']['spilled'] > 0 for row in aot)}")
+print(f"with a fault of any kind: {sum(bool(row['faults']) for row in aot)}")
+
+# %% [markdown]
+# *On a CPU*, for a vocabulary as large as that of LLaDA, width 256, 512 rows of which half are masked,
+# float32. The goals are twice the speed of the public way at a tenth of its memory for a likelihood,
+# and twice its speed with gradients under a frozen head. Measured are
+# {glue:text}`kernels-likelihood-ratio:.1f` times the speed at 1/{glue:text}`kernels-likelihood-memory:.0f`
+# of the memory, and {glue:text}`kernels-frozen-ratio:.1f` times the speed. Most of that speed is the rows
+# alone; against the full logits of the masked rows it is {glue:text}`kernels-likelihood-rows:.2f` and
+# {glue:text}`kernels-frozen-rows:.2f` times, and the rest is memory. **Where the head is trained, keeping
+# the logits of the masked rows is faster** than forming them twice, as long as there is memory for
+# them: the table has it.
+
+# %% tags=["hide-input"]
+HTML(as_html("linear_logprob", "cpu"))
+
+# %% tags=["nbval-check-output"]
+heads = documents("linear_logprob")
+for bench in heads:
+    print(f"{bench['kind']}, {bench['device']}: {len(bench['rows'])} rows")
+    for peer, row, ratio in faster_peers(bench):
+        print(f"  {peer} is faster, its time is {ratio:.2f} of ours: {row}")
+if not any(bench["kind"] == "cuda" for bench in heads):
+    print("cuda: no rows, nothing is claimed")
+
+# %% tags=["remove-cell"]
+likelihood, frozen, _ = heads[0]["rows"]
+peer = likelihood["peers"]["public"]
+quote("kernels-likelihood-ratio", peer["ratio"])
+quote("kernels-likelihood-memory", peer["peak_bytes"] / likelihood["peak_bytes"])
+quote("kernels-frozen-ratio", frozen["peers"]["public"]["ratio"])
+quote("kernels-likelihood-rows", likelihood["peers"]["rows first"]["ratio"])
+quote("kernels-frozen-rows", frozen["peers"]["rows first"]["ratio"])
+
+# %% [markdown]
+# *On a GPU.* {glue:text}`kernels-gpu`
+#
+# When does it help? At the size of LLaDA-8B the head is {glue:text}`kernels-head-share:.0f` % of the
+# operations of a forward pass, if the logits of all tokens are formed; so no kernel for it can make
+# training or evaluation much faster. What it saves there is the memory in the table of ways, and with
+# it the size of a batch. Where the model is small and the vocabulary large, the head is most of the
+# work, and the ratios above are those of a whole step. It is not meant to be the fastest dense kernel:
+# [Liger](https://github.com/linkedin/Liger-Kernel) has one in CuTe for Hopper, for which its README (0.8.5)
+# reports 706 to 738 TFLOP/s forward on an H100 at $D = 4096$, $V = 131{,}072$, near that chip's
+# practical best; no Triton kernel that we know of comes close. It wants bfloat16 and a Hopper, computes
+# rows that are ignored, and knows no frozen head. Another peer,
+# [cut-cross-entropy](https://arxiv.org/abs/2411.09009), leaves small probabilities out of its gradients
+# by default. Both are in the bench where they are installed.
+
+# %% [markdown]
 # ## What is not shown
 #
 # 1. *Races between programs.* The interpreter runs one program after the other. Here no two programs
@@ -319,4 +481,6 @@ quote("kernels-gpu", f"Measured on {', '.join(measured)}." if measured else abse
 #    it, not sufficient.
 # 3. *Rounding of tf32.* The interpreter multiplies float32 in float32; the three products of `tf32x3`
 #    are compiled, and never run, without a GPU.
-# 4. *Other compilers.* The machine code is that of one version of Triton, named in its table.
+# 4. *What cuBLAS returns in float32 for 16-bit factors.* The products of the second op's gradients are
+#    torch's; on a CPU they are widened first, and the call that a GPU gets has run on none.
+# 5. *Other compilers.* The machine code is that of one version of Triton, named in its table.

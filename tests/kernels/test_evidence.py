@@ -179,6 +179,10 @@ def test_what_the_compiler_made_is_a_table(tmp_path):
     assert list(heads)[2] == "tensor cores"
     assert (first["registers"], first["tensor cores"], first["faults"]) == ("132", "yes", "none")
     assert (second["registers"], second["tensor cores"], second["faults"]) == ("", "no", "a < b; c")
+    document["rows"].append({**rows[0], "op": "other", "arch": 80})
+    (tmp_path / "aot.json").write_text(json.dumps(document))
+    assert len(Tables(evidence.aot_html(tmp_path)).rows) == 1 + 3
+    assert len(Tables(evidence.aot_html(tmp_path, op="other")).rows) == 1 + 1
 
 
 def test_all_that_is_committed_can_be_shown():

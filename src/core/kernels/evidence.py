@@ -47,13 +47,18 @@ def as_html(op: str, kind: Kind, folder: Path = FOLDER) -> str:
     return "".join(map(table, found)) or ABSENT.format(what=f"{op} on {PLACES[kind]}")
 
 
-def aot_html(folder: Path = FOLDER) -> str:
-    """Return what the compiler made of the kernels, or that nothing is committed."""
+def aot_html(folder: Path = FOLDER, *, op: str | None = None) -> str:
+    """Return what the compiler made of the kernels, or that nothing is committed.
+
+    Args:
+        folder: where the results are.
+        op: whose kernels; None: all.
+    """
     path = folder / "aot.json"
     if not path.is_file():
         return ABSENT.format(what="what the compiler makes of the kernels")
     document = json.loads(path.read_text(encoding="utf-8"))
-    rows = list(map(_flat, document["rows"]))
+    rows = [_flat(row) for row in document["rows"] if op in (None, row["op"])]
     heads = list(dict.fromkeys(key for row in rows for key in row))
     body = [[_plain(row.get(key)) for key in heads] for row in rows]
     caption = f"Compiled ahead of time, without a GPU, by Triton {document['triton']}"
