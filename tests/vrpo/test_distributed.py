@@ -16,9 +16,10 @@ from core.train.distributed import SINGLE, World, inner, shard
 from core.vrpo._scoring import Chunks
 from core.vrpo.draws import Design
 from core.vrpo.llada import load_llada, save_llada
+from core.vrpo.lora import with_lora
 from core.vrpo.model import Config, MaskedDiffusionLM
 from core.vrpo.preferences import Preference
-from core.vrpo.reference import Live
+from core.vrpo.reference import AdaptersOff, Live
 from core.vrpo.trainer import Recipe, Trainer
 
 CONFIG = Config(
@@ -27,6 +28,7 @@ CONFIG = Config(
 # five pairs in batches of three: the ranks have two and one, and then one and none
 RECIPE = Recipe(steps=4, batch=3, design=Design(n_t=2), learning_rate=1e-3, warmup=1, at_once=3)
 BATCHES = (0, 1)
+KINDS = (("all", "ddp"), ("all", "fsdp2"), ("adapters", "ddp"))
 
 
 def tiny(seed):
@@ -42,18 +44,38 @@ def some_pairs(count):
     return [Preference(tokens(0), tokens(2), tokens(2), i) for i in range(count)]
 
 
-def gradients(kind, world):
-    """Gradient, figures, and this rank's masks of the first two batches."""
-    pairs, chunks = some_pairs(5), Chunks(CONFIG.mask_id, RECIPE.at_once, world.device)
+def adapted():
+    """A policy with adapters that do something."""
+    model, generator = with_lora(tiny(1), rank=2), torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(0.0, 0.1, generator=generator)
+    return model
+
+
+def made(what, kind, world):
+    """The policy, and its reference."""
+    chunks = Chunks(CONFIG.mask_id, RECIPE.at_once, world.device)
+    if what == "adapters":
+        policy = shard(adapted(), kind, world)
+        return policy, AdaptersOff(policy, chunks)
     model, reference = tiny(1), tiny(2).requires_grad_(False)
     policy = shard(model, kind, world, blocks=model.blocks)
-    live = Live(shard(reference, kind, world, blocks=reference.blocks), chunks)
-    trainer = Trainer(policy, pairs, RECIPE, reference=live, mask_id=CONFIG.mask_id, world=world)
+    return policy, Live(shard(reference, kind, world, blocks=reference.blocks), chunks)
+
+
+def gradients(what, kind, world):
+    """Gradient, figures, and this rank's masks of the first two batches."""
+    policy, reference = made(what, kind, world)
+    trainer = Trainer(
+        policy, some_pairs(5), RECIPE, reference=reference, mask_id=CONFIG.mask_id, world=world
+    )
     found = []
     for step in BATCHES:
         trainer.done = step
         figures, batch = trainer.gradient(), trainer.batch()
-        grads: list[Any] = [p.grad for p in inner(policy).parameters()]
+        grads: list[Any] = [p.grad for p in inner(policy).parameters() if p.requires_grad]
         full = [g.full_tensor() if hasattr(g, "full_tensor") else g for g in grads]
         full = torch.cat([g.flatten() for g in full])
         counted = list(zip(batch.pairs, batch.draws, strict=True))[: batch.counted]
@@ -65,7 +87,7 @@ def gradients(kind, world):
 def of_rank(rank, folder):
     """What one of two ranks does; this file is its program."""
     distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
-    found = {kind: gradients(kind, World(rank, 2)) for kind in ("ddp", "fsdp2")}
+    found = {kinds: gradients(*kinds, World(rank, 2)) for kinds in KINDS}
     torch.save(found, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
@@ -75,11 +97,10 @@ def test_two_ranks_draw_the_masks_and_have_the_gradient_of_one_process(tmp_path)
     started = [subprocess.Popen([sys.executable, __file__, str(r), tmp_path]) for r in (0, 1)]
     assert [rank.wait(100) for rank in started] == [0, 0]
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
-    alone = gradients("none", SINGLE)
-    for kind in ("ddp", "fsdp2"):
-        for step in BATCHES:
-            expected, figures, masks = alone[step]
-            theirs = [rank[kind][step] for rank in ranks]
+    for kinds in KINDS:
+        for step, alone in zip(BATCHES, gradients(kinds[0], "none", SINGLE), strict=True):
+            expected, figures, masks = alone
+            theirs = [rank[kinds][step] for rank in ranks]
             together = [pair for rank in theirs for pair in rank[2]]
             assert [example for example, _ in together] == [example for example, _ in masks]
             for (_, here), (_, there) in zip(together, masks, strict=True):

@@ -97,6 +97,7 @@ def test_the_file_holds_the_scores_of_every_pair_at_its_masks(path):
 
 
 def test_the_adapters_off_are_the_model_before(path):
+    pytest.importorskip("peft")
     policy = with_lora(tiny(2), rank=2)
     off = AdaptersOff(policy, CHUNKS)
     batch = batch_at(PAIRS, 0, size=3, design=DESIGN, seed=SEED, world=SINGLE)

@@ -195,6 +195,7 @@ def test_conversations_are_read_with_the_tokenizer_beside_the_model(here):
 
 
 def test_adapters_are_trained_and_the_reference_is_without_them(here):
+    pytest.importorskip("peft")
     assert train("--steps 4 --lora 2 --save-every 3") == 0
     out = here / "out"
     assert log(out)[0]["score"] == 0.0
@@ -207,6 +208,8 @@ def test_adapters_are_trained_and_the_reference_is_without_them(here):
 
 @pytest.mark.parametrize("more", ["", "--lora 2"])
 def test_a_resumed_run_is_the_same_to_the_bit_in_process(here, more, monkeypatch):
+    if more:
+        pytest.importorskip("peft")
     assert train(f"--steps 5 {more}") == 0
     base = "--model model --data prefs.jsonl --out again"
     from core.vrpo.trainer import Trainer
@@ -284,6 +287,7 @@ def test_a_folder_that_holds_a_run_is_refused_unless_it_is_that_run(here, capsys
         ("--eos end", "want tokenizer, none, or a token's number"),
         ("--n-t 3 --cross-fitted", "wants two independent halves"),
         ("--save-every 0", "want --save-every >= 1"),
+        ("--max-length 0", "want --max-length >= 1"),
         ("--lora 0", "want rank >= 1"),
         ("--lora 2 --shard fsdp2", "want --shard ddp with --lora"),
         ("--dtype bfloat16 --shard ddp", "want --shard fsdp2 with --dtype bfloat16"),

@@ -15,7 +15,6 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch._C._distributed_c10d import HashStore
 from torch.nn.parallel import DistributedDataParallel
 
 Kind = Literal["none", "ddp", "fsdp2"]
@@ -63,7 +62,8 @@ def start(device: str = "auto", *, group: bool = False) -> Iterator[World]:
         torch.cuda.set_device(place)
     backend = "nccl" if place.type == "cuda" else "gloo"
     if size == 0:  # a group of one meets nobody
-        distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+        alone = distributed.HashStore()  # type: ignore[reportPrivateImportUsage]
+        distributed.init_process_group(backend, store=alone, rank=0, world_size=1)
     else:
         distributed.init_process_group(backend)
     try:

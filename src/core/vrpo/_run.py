@@ -126,6 +126,8 @@ class Run:
         if not self.world.first:
             return
         self.out.mkdir(parents=True, exist_ok=True)
+        for left in self.out.glob("*.part.*"):  # by a process killed as it wrote
+            left.unlink()
         kept = [line for line in _whole_lines(self.log) if line["step"] <= self.trainer.done]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         replace(self.log, lambda part: _put(part, text))

@@ -150,8 +150,8 @@ def cli(**asked: Any) -> int:
 def _options(asked: dict[str, Any]) -> Options:
     names = ("model", "data", "out", "tokenizer", "eos", "max_length", "skip_bad", "reference")
     more = ("reference_scores", "lora", "lora_alpha", "checkpointing", "resume")
-    for name in ("save_every", "keep"):
-        if asked[name] < 1:
+    for name in ("save_every", "keep", "max_length"):
+        if asked[name] is not None and asked[name] < 1:
             raise ValueError(f"want --{name.replace('_', '-')} >= 1, got {asked[name]}")
     dtype = getattr(torch, asked["dtype"])
     return Options(
