@@ -199,7 +199,7 @@ def test_a_file_can_be_read_in_one_sitting(path):
     assert found <= LINES, f"{below_root(path)} has {found} lines, more than {LINES}: split it"
 
 
-@pytest.mark.parametrize("room", [*PAPERS, "kernels", "lab", "batch"])
+@pytest.mark.parametrize("room", [*PAPERS, "kernels", "train", "lab", "batch"])
 def test_every_module_stands_on_the_page_of_its_room(room):
     page = (BOOK / "api" / f"{room}.md").read_text()
     modules = {path.stem for path in (SRC / room).glob("[!_]*.py")} - {"bench", "cli"}

@@ -22,6 +22,8 @@ PACKAGES = (
     "pillow",
     "diffusers",
     "transformers",
+    "safetensors",
+    "peft",
     "papermill",
     "nbclient",
     "ipykernel",

@@ -22,4 +22,4 @@ def test_streams_of_neighbouring_keys_are_uncorrelated():
 @pytest.mark.parametrize("key", [(), (-1,), (1, 2.0), (True,), ("1",)])
 def test_a_key_that_names_nothing_is_refused(key):
     with pytest.raises(ValueError, match="integers"):
-        generator(*key)
+        generator(*key)  # type: ignore[arg-type]

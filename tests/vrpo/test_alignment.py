@@ -6,13 +6,13 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from core.vrpo import alignment
-from core.vrpo._scoring import Chunks, batch_at
 from core.vrpo.alignment import Looked, Noiseless, align, judge
 from core.vrpo.draws import Design
 from core.vrpo.exact import all_masks, counts, probabilities
 from core.vrpo.objective import Terms, dpo
 from core.vrpo.packing import pack
 from core.vrpo.reference import Live
+from core.vrpo.scoring import Chunks, batch_at
 from core.vrpo.sorting import DIGITS, MASK, sorting_world, sums_of
 from core.vrpo.trainer import SINGLE, Recipe
 

@@ -4,10 +4,10 @@ import torch
 from worlds import MASK, TINY, pair, tiny_model
 
 from core.vrpo import exact
-from core.vrpo._scoring import Chunks
 from core.vrpo.budget import Pilot, advise, run_pilot
 from core.vrpo.draws import Design, draw
 from core.vrpo.preferences import Preference
+from core.vrpo.scoring import Chunks
 
 BETA, L = 0.5, 4
 CHUNKS = Chunks(MASK, None, torch.device("cpu"))

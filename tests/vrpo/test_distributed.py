@@ -13,13 +13,13 @@ import torch
 from torch import distributed
 
 from core.train.distributed import SINGLE, World, inner, shard
-from core.vrpo._scoring import Chunks
 from core.vrpo.draws import Design
 from core.vrpo.llada import load_llada, save_llada
 from core.vrpo.lora import with_lora
 from core.vrpo.model import Config, MaskedDiffusionLM
 from core.vrpo.preferences import Preference
 from core.vrpo.reference import AdaptersOff, Live
+from core.vrpo.scoring import Chunks
 from core.vrpo.trainer import Recipe, Trainer
 
 CONFIG = Config(

@@ -42,7 +42,7 @@ def test_the_terms_are_those_of_the_models():
 def test_the_variance_of_a_design_is_that_of_scores_drawn_from_it(design):
     terms = terms_of_a_pair(L)
     runs = 4000
-    scores = np.array([terms.estimate(design, BETA, run)[0] for run in range(runs)])
+    scores = terms.estimates(design, BETA, runs, 7)[:, 0]
     error = scores.std(ddof=1) / np.sqrt(runs)
     assert abs(scores.mean() - terms.score(BETA)[0]) < 4.5 * error
     # relative sd of a variance: sqrt((kurtosis - 1) / runs), kurtosis below 9: allow 4.5 of them

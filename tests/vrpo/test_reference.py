@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save_file
 
 from core.train.distributed import SINGLE
 from core.vrpo import reference as room
-from core.vrpo._scoring import Chunks, batch_at
 from core.vrpo.draws import Design
 from core.vrpo.lora import with_lora
 from core.vrpo.model import Config, MaskedDiffusionLM
 from core.vrpo.packing import pack
 from core.vrpo.preferences import Preference
 from core.vrpo.reference import AdaptersOff, Live, Precomputed, fingerprint, precompute, source_of
+from core.vrpo.scoring import Chunks, batch_at
 from core.vrpo.trainer import Recipe, Trainer
 
 CONFIG = Config(vocab_size=13, d_model=16, n_layers=1, n_heads=2, mlp_hidden=24, mask_id=12)

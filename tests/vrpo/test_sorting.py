@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from core.vrpo import sorting
-from core.vrpo._scoring import Chunks, score
+from core.vrpo.scoring import Chunks, score
 
 
 @pytest.fixture(scope="module")

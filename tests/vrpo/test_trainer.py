@@ -8,13 +8,13 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from core.train.distributed import SINGLE
-from core.vrpo._scoring import Chunks, batch_at
 from core.vrpo.draws import Design, draw_pair
 from core.vrpo.model import Config, MaskedDiffusionLM
 from core.vrpo.objective import Terms
 from core.vrpo.packing import pack
 from core.vrpo.preferences import Preference
 from core.vrpo.reference import Live
+from core.vrpo.scoring import Chunks, batch_at
 from core.vrpo.trainer import Recipe, Trainer, learning_rate, score_variance
 
 CONFIG = Config(vocab_size=13, d_model=16, n_layers=2, n_heads=2, mlp_hidden=24, mask_id=12)

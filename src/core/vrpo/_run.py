@@ -24,12 +24,12 @@ from core.train.checkpoint import checkpoints, load, replace, save, write_json
 from core.train.distributed import World, inner, shard
 from core.train.progress import Show
 from core.vrpo._options import Options
-from core.vrpo._scoring import Chunks, batches
 from core.vrpo.llada import load_llada, read_config, save_llada
 from core.vrpo.lora import with_lora
 from core.vrpo.model import MaskedDiffusionLM
 from core.vrpo.preferences import Preference, Preferences, digest
 from core.vrpo.reference import AdaptersOff, Live, Precomputed, fingerprint, precompute, source_of
+from core.vrpo.scoring import Chunks, batches
 from core.vrpo.trainer import Figures, Recipe, Reference, Trainer
 
 

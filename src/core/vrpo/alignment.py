@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from scipy.special import log_expit
 from torch import Tensor
 
-from core.vrpo._scoring import Batch, reference_draws
 from core.vrpo.draws import Design, Draws, PairDraws
 from core.vrpo.exact import all_masks, counts, probabilities, terms
+from core.vrpo.model import MaskedDiffusionLM
 from core.vrpo.pairs import PairTerms
+from core.vrpo.scoring import Batch, reference_draws
 from core.vrpo.sorting import DIGITS, MASK, SortingWorld, solved, sums_of
 from core.vrpo.trainer import Recipe, Trainer
 
@@ -96,7 +97,7 @@ def align(
     batch: int = 16,
     learning_rate: float = 3e-4,
     recipe: Recipe | None = None,
-) -> tuple[torch.nn.Module, Outcome]:
+) -> tuple[MaskedDiffusionLM, Outcome]:
     """Train a copy of the reference, and judge it exactly.
 
     Args:

@@ -22,9 +22,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from core.vrpo._scoring import Chunks, Model, score
 from core.vrpo.draws import Design, draw_pair
 from core.vrpo.preferences import Preference
+from core.vrpo.scoring import Chunks, Model, score
 
 Array = NDArray[np.floating]
 SIGNS = np.array([1.0, -1.0, -1.0, 1.0])

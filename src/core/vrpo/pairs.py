@@ -68,6 +68,10 @@ class PairTerms(NamedTuple):
             scores.append(beta * (w - l - rw + rl))
         return np.array(scores)
 
+    def estimates(self, design: Design, beta: float, runs: int, *key: int) -> Array:
+        """Return so many rows of `estimate`, `[runs, B]`."""
+        return np.array([self.estimate(design, beta, *key, run) for run in range(runs)])
+
     def parts(self, pair: int, design: Design, beta: float) -> list[Part]:
         """Return the independent parts of a pair's score, those with a gradient first.
 

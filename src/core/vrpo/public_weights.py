@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import torch
 
-from core.vrpo._scoring import Chunks, Model
 from core.vrpo.llada import load_llada
 from core.vrpo.preferences import Limits, Preference, load_tokenizer, read_preferences
+from core.vrpo.scoring import Chunks, Model
 
 
 class Subject(NamedTuple):

@@ -127,6 +127,8 @@ TABLE_5 = {
     "MBPP": Seeds(42.3, 0.8, 40.4, 44.1),
     "IFEval": Seeds(65.1, 0.9, 62.8, 67.4),
 }
+PRETRAINING_HOURS = 130_000.0
+"""H800-hours of LLaDA's pre-training, as arXiv:2502.09992 reports them."""
 EOS_ZERO_HUMANEVAL = (47.6, 49.4)
 """LLaDA Instruct before and after the end token's confidence is set to zero (Appendix D.4)."""
 

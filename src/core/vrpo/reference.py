@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from core.train.checkpoint import check_same, replace
 from core.train.distributed import World, inner, total
-from core.vrpo._scoring import (
+from core.vrpo.draws import Design
+from core.vrpo.preferences import Preference, digest
+from core.vrpo.scoring import (
     Batch,
     Chunks,
     Model,
@@ -33,8 +35,6 @@ from core.vrpo._scoring import (
     rows_at,
     score,
 )
-from core.vrpo.draws import Design
-from core.vrpo.preferences import Preference, digest
 
 SAVE_EVERY = 50  # batches between two saves of a precomputation
 FORMAT = "core.vrpo.reference/1"

@@ -106,12 +106,12 @@ def best_allocation(n: int) -> tuple[int, int]:
     return n, 1
 
 
-def gradient_bound(beta: float, C: float) -> float:
+def gradient_bound(beta: float, C: ArrayLike) -> Array:
     """Return 2 beta C, which bounds the norm of grad s_hat if C bounds grad of a term (Cor. 1)."""
-    return 2 * beta * C
+    return 2 * beta * np.asarray(C, dtype=float)
 
 
-def gradient_bounds(V: ArrayLike, trace: ArrayLike, C: float) -> Bounds:
+def gradient_bounds(V: ArrayLike, trace: ArrayLike, C: ArrayLike) -> Bounds:
     """Return what Theorem 4 (Eqs. 18, 19) says of the gradient of the loss estimate.
 
     Args:
@@ -119,7 +119,7 @@ def gradient_bounds(V: ArrayLike, trace: ArrayLike, C: float) -> Bounds:
         trace: of the covariance of grad s_hat.
         C: bound on the norm of grad s_hat, from `gradient_bound`.
     """
-    V, trace = np.asarray(V, dtype=float), np.asarray(trace, dtype=float)
+    V, trace, C = (np.asarray(x, dtype=float) for x in (V, trace, C))
     return Bounds(C / 4 * np.sqrt(V) + np.sqrt(trace), C**2 / 8 * V + trace)
 
 

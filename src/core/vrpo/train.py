@@ -20,9 +20,9 @@ import torch
 from core.train.distributed import start
 from core.vrpo._options import Options, check_out, check_scores, read_data
 from core.vrpo._run import Run, precompute_scores
-from core.vrpo._scoring import batches
 from core.vrpo.draws import Design
 from core.vrpo.preferences import Preferences
+from core.vrpo.scoring import batches
 from core.vrpo.trainer import Recipe
 
 FOLDER = click.Path(path_type=Path)

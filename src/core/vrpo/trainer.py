@@ -26,7 +26,11 @@ from core.train.distributed import (
     held_back,
     total,
 )
-from core.vrpo._scoring import (
+from core.vrpo.draws import Design
+from core.vrpo.objective import GradientEstimate, Terms, dpo, supervised_slopes
+from core.vrpo.packing import Pack
+from core.vrpo.preferences import Preference
+from core.vrpo.scoring import (
     Batch,
     Chunks,
     batch_at,
@@ -37,10 +41,6 @@ from core.vrpo._scoring import (
     score,
     weights,
 )
-from core.vrpo.draws import Design
-from core.vrpo.objective import GradientEstimate, Terms, dpo, supervised_slopes
-from core.vrpo.packing import Pack
-from core.vrpo.preferences import Preference
 
 
 class Reference(Protocol):
