@@ -456,11 +456,19 @@ quote("kernels-likelihood-memory", peer["peak_bytes"] / likelihood["peak_bytes"]
 quote("kernels-frozen-ratio", frozen["peers"]["public"]["ratio"])
 quote("kernels-likelihood-rows", likelihood["peers"]["rows first"]["ratio"])
 quote("kernels-frozen-rows", frozen["peers"]["rows first"]["ratio"])
+measured = [bench["device"] for bench in heads if bench["kind"] == "cuda"]
+absent = absent.replace("causal_linear_attention", "linear_logprob")
+there = f"Measured on {', '.join(measured)}." if measured else absent
+quote("kernels-logprob-gpu", there)
 
 # %% [markdown]
-# *On a GPU.* {glue:text}`kernels-gpu`
-#
-# When does it help? At the size of LLaDA-8B the head is {glue:text}`kernels-head-share:.0f` % of the
+# *On a GPU.* {glue:text}`kernels-logprob-gpu`
+
+# %% tags=["hide-input"]
+HTML(as_html("linear_logprob", "cuda"))
+
+# %% [markdown]
+# *When it helps.* At the size of LLaDA-8B the head is {glue:text}`kernels-head-share:.0f` % of the
 # operations of a forward pass, if the logits of all tokens are formed; so no kernel for it can make
 # training or evaluation much faster. What it saves there is the memory in the table of ways, and with
 # it the size of a batch. Where the model is small and the vocabulary large, the head is most of the

@@ -73,3 +73,30 @@ def test_at_the_size_of_a_language_model_scratch_is_a_hundredth_of_the_logits(mo
         for n, most in zip((256, 126_464), blocks.BLOCK["cpu"], strict=True)
     )
     assert rows * columns <= 512 * 126_464 / 50
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_on_a_gpu_logits_are_float32_and_what_is_multiplied_is_not(dtype, monkeypatch):
+    """Nothing runs, but the products that a GPU is asked for are seen."""
+    seen = []
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if func._schema.name in ("aten::mm", "aten::addmm_"):
+                seen.append((*(x.dtype for x in args if isinstance(x, torch.Tensor)), out.dtype))
+            return out
+
+    monkeypatch.setattr(blocks, "LARGE", (64, 64))
+    made = {"dtype": dtype, "device": "meta"}
+    hidden, weight, bias = (torch.empty(*n, **made) for n in ((N, D), (V, D), (V,)))
+    target = torch.empty(N, dtype=torch.int64, device="meta")
+    with Products():
+        _, lse, unit = blocks.torch_logprob(hidden, weight, target, bias, frozen=True)
+        given = hidden, weight, target, bias, lse, lse, lse, [True, True, True]
+        found = blocks.torch_gradients(*given)
+    assert (lse.dtype, unit.dtype) == (torch.float32, torch.float32)
+    assert {x.dtype for x in found} == {dtype}
+    assert {kinds[-1] for kinds in seen} == {torch.float32}
+    assert all(kinds[-3:-1] == (dtype, dtype) for kinds in seen)
+    assert len(seen) == 3 * 16 * (2 + 4)  # blocks; forward two products, backward four

@@ -202,7 +202,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     """Return a @ b, in float32 where the factors have 16 bits."""
     if a.dtype not in (torch.bfloat16, torch.float16):
         return a @ b
-    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
+    return torch.mm(a, b, out_dtype=torch.float32) if _sums_wide(a) else a.float() @ b.float()
 
 
 def _add_product(out: Tensor, a: Tensor, b: Tensor) -> None:
@@ -214,7 +214,12 @@ def _add_product(out: Tensor, a: Tensor, b: Tensor) -> None:
 
 def _operand(x: Tensor, steps: Any) -> Tensor:
     """Return what is multiplied: the torch form widens on a CPU, once for several products."""
-    return x.to(wide(x.dtype)) if steps is None and not x.is_cuda else x
+    return x.to(wide(x.dtype)) if steps is None and not _sums_wide(x) else x
+
+
+def _sums_wide(x: Tensor) -> bool:
+    """Tell whether the device multiplies 16 bits into float32; "meta" stands for a GPU in tests."""
+    return x.device.type in ("cuda", "meta")
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
