@@ -54,11 +54,9 @@ def test_a_constant_added_to_the_bias_changes_nothing(impl):
     torch.testing.assert_close(first, second)
 
 
-@any_impl
+@pytest.mark.parametrize("impl", ["torch", "triton"])  # the formula as it stands loses them
 def test_a_token_that_is_all_but_certain_keeps_its_digits(impl):
     """1 - p is 1e-9, which float32 cannot tell from 0; logp and its gradient are about that."""
-    if impl == "reference":
-        pytest.skip("the formula as it stands loses them")
     hidden = torch.ones(1, 1, requires_grad=True)
     weight = torch.tensor([[20.723], [0.0]])
     logp = linear_logprob(hidden, weight, torch.tensor([0]), impl=impl)
