@@ -387,13 +387,14 @@ quote("vrpo-drawn-error", doubt)
 gain = predicted["apart"] / predicted["shared"]
 quote("vrpo-sharing", predicted["apart"][-1].mean() / predicted["shared"][-1].mean())
 
-# %% mystnb={"figure": {"caption": "Variance of the score, mean over pairs, exactly, for budgets $(n_t, n_{y_t})$: masks shared with the reference, or drawn apart. Crosses: variance of drawn estimates.", "name": "vrpo-allocation"}, "image": {"alt": "Six budgets in two rows of points on a logarithmic axis; within a total budget the variance falls with the number of counts, and the shared row lies several times below the other; crosses lie on the points."}}
+# %% mystnb={"figure": {"caption": "Variance of the score, mean over pairs, exactly, for budgets $(n_t, n_{y_t})$: masks shared with the reference, or drawn apart. Crosses: variance of estimates that were drawn.", "name": "vrpo-allocation"}, "image": {"alt": "Six budgets in two rows of points on a logarithmic axis; within a total budget the variance falls with the number of counts, and the shared row lies several times below the other; crosses lie on the points."}}
 fig, (ax,) = figure()
 names = [f"({k.n_t}, {k.n_y})" for k in spent]
 ax.plot(names, predicted["apart"].mean(1), "s", color=COLOURS["other"], label="apart")
 ax.plot(names, predicted["shared"].mean(1), "o", color=COLOURS["exact"], label="shared")
 for k, v in seen.items():
     ax.plot(f"({k.n_t}, {k.n_y})", v.mean(), "x", ms=9, color=COLOURS["measured"])
+ax.plot([], [], "x", ms=9, color=COLOURS["measured"], label="drawn")
 ax.set(yscale="log", xlabel="budget $(n_t, n_{y_t})$", ylabel="variance of the score")
 _ = ax.legend()
 
@@ -764,7 +765,7 @@ error_of = {
     name: x.std(axis=0, ddof=1) / np.sqrt(run_seeds) for name, x in judged.items()
 }
 
-# %% mystnb={"figure": {"caption": "Left: training curves of the first run of each configuration, a running mean over 20 steps (the paper's Figure 5). Right: exact loss of held-out pairs at the end (dots, with two standard errors over runs), and the mean of the loss estimate at the same policies (open). The arrow between them is bias.", "name": "vrpo-runs"}, "image": {"alt": "Left: noisy falling curves, the naive one highest. Right: for each configuration a filled dot and above it an open one; the distance is largest for the naive estimator and smallest for four shared masks."}}
+# %% mystnb={"figure": {"caption": "Left: training curves of the first run of each configuration, a running mean over 20 steps (the paper's Figure 5). Right: exact loss of held-out pairs at the end (dots, with two standard errors over runs), and the mean of the loss estimate at the same policies (open). What lies between the two is bias.", "name": "vrpo-runs"}, "image": {"alt": "Left: noisy falling curves, the naive one highest. Right: for each configuration a filled dot and above it an open one; the distance is largest for the naive estimator and smallest for four shared masks."}}
 fig, (left, right) = figure(columns=2)
 window = min(20, steps)
 for (name, found), colour in zip(runs.items(), list(COLOURS.values()), strict=False):
