@@ -100,8 +100,9 @@ def torch_gradients(
     (N, D), V, dtype = hidden.shape, len(weight), hidden.dtype
     held = BLOCK.get(hidden.device.type, LARGE)
     size = g.abs() + (g - l).abs()
-    size = torch.where(size == 0, 1, size)
     most = size.max() if N else size.sum()
+    most = torch.where(most == 0, 1, most)
+    size = torch.where(size == 0, most, size)  # a row that asks for nothing sets no unit
     hidden = _operand(hidden, steps)
     weighted = (hidden * (size / most)[:, None]).to(hidden.dtype)
     room = _room(hidden, weight, lse.dtype, held)
