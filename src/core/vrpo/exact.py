@@ -57,7 +57,7 @@ def all_masks(L: int) -> Tensor:
 
 @torch.no_grad()
 def masked_sums(
-    model: MaskedDiffusionLM, prompts: list[Tensor], responses: list[Tensor], *, at_once: int = 2048
+    model: MaskedDiffusionLM, prompts: list[Tensor], responses: list[Tensor], *, at_once: int = 512
 ) -> Array:
     """Return S(m) = sum over the masked tokens of log p, for every mask of every response.
 
@@ -65,7 +65,7 @@ def masked_sums(
         model: its precision is the precision of the result: `.double()` for exact work.
         prompts: B of them, one-dimensional, any lengths.
         responses: B of them, all of L tokens.
-        at_once: sequences in a forward pass.
+        at_once: sequences in a forward pass; as many as the cache holds is fastest.
 
     Returns:
         `[B, 2^L - 1]`, nats.
@@ -78,14 +78,13 @@ def masked_sums(
         raise ValueError(f"want responses of one length, got lengths {lengths}: call once for each")
     masks = all_masks(lengths[0])
     device = next(model.parameters()).device
-    per_pass = max(1, at_once // len(masks))
+    every = [(x, y, m) for x, y in zip(prompts, responses, strict=True) for m in masks]
     found = []
-    for start in range(0, len(responses), per_pass):
-        xs, ys = (part[start : start + per_pass] for part in (prompts, responses))
-        sequences = [(x, y, m) for x, y in zip(xs, ys, strict=True) for m in masks]
-        packed = pack(*zip(*sequences, strict=True), mask_id=model.config.mask_id)  # type: ignore
-        found.append(model(packed.to(device)).double().cpu().reshape(-1, len(masks)))
-    return torch.cat(found).numpy()
+    for start in range(0, len(every), at_once):
+        xs, ys, ms = zip(*every[start : start + at_once], strict=True)
+        packed = pack(xs, ys, ms, mask_id=model.config.mask_id)
+        found.append(model(packed.to(device)).double().cpu())
+    return torch.cat(found).reshape(-1, len(masks)).numpy()
 
 
 def terms(sums: Array) -> Array:
