@@ -28,7 +28,7 @@ from core.vrpo.trainer import Recipe
 FOLDER = click.Path(path_type=Path)
 
 
-class Refused(Exception):
+class Declined(Exception):
     """What is asked cannot be done; nothing was written."""
 
 
@@ -127,7 +127,7 @@ def cli(**asked: Any) -> int:
         scores: Path | None = asked["precompute_reference"]
         check_out(options) if scores is None else check_scores(scores)
     except ValueError as error:
-        raise Refused(str(error)) from error
+        raise Declined(str(error)) from error
     with ExitStack() as stack:
         try:
             world = stack.enter_context(start(asked["device"], group=options.shard == "fsdp2"))
@@ -135,7 +135,7 @@ def cli(**asked: Any) -> int:
             recipe = _recipe(asked, design, len(data.kept))
             run = Run(options, recipe, data, world) if scores is None else None
         except (ValueError, OSError, ImportError) as error:
-            raise Refused(str(error)) from error
+            raise Declined(str(error)) from error
         if world.first:
             _list_skipped(data)
         if scores is not None:
@@ -231,7 +231,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line, that of this process if none is given; return the exit code."""
     try:
         return cli.main(arguments, "python -m core.vrpo.train", standalone_mode=False) or 0
-    except Refused as why:
+    except Declined as why:
         click.echo(f"refused: {why}", err=True)
         return 2
     except click.ClickException as wrong:
