@@ -862,7 +862,8 @@ ledger.record(
 # How large are these variances for a real policy? Four counts with two masks each, on a few dozen
 # pairs, tell: {py:func}`~core.vrpo.budget.run_pilot` scores them with all masks shared, and
 # {py:func}`~core.vrpo.budget.advise` predicts the variance and the bias of any design. Here it is
-# given our small world, where its prediction can be checked.
+# given our small world, where its prediction can be checked; the costs are those of LLaDA 8B on
+# 512 + 512 tokens, trained in full, one sequence in memory at a time.
 
 # %% tags=["remove-stdout"]
 chunks = Chunks(MASK, None, torch.device("cpu"))
@@ -881,7 +882,7 @@ quote("vrpo-truth", truth)
 # %% tags=["interactive"]
 for name, pilot in pilots.items():
     print(name)
-    print(advise(pilot, n=8))
+    print(advise(pilot, n=8, cost=Cost(large, 512, 512, Design())))
 
 # %% [markdown]
 # Predicted for $(8, 1)$, shared: {glue:text}`vrpo-guess`; exactly: {glue:text}`vrpo-truth:.3g`.
@@ -906,7 +907,8 @@ ledger.not_tried(
     "vrpo-e16",
     "Table 2",
     "variances of score, loss and gradient of LLaDA 8B in six configurations",
-    paper="score 2.2, 44.0, 1.0, 7.3, 4.7, 2183.7",
+    paper="score 2.2, 44.0, 1.0, 7.3, 4.7, 2183.7; loss 3.1e-3, 8.7e-2, 2.6e-3, 3.2e-2, "
+    "7.3e-3, 62.0; gradient 2.5, 13.0, 1.6, 4.7, 2.5, 10.6",
     needs="16 GB of weights twice and one GPU for minutes: scale `paper` (their pairs and "
     "their checkpoint are not public)",
 )

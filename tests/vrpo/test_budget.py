@@ -5,6 +5,7 @@ from worlds import MASK, TINY, pair, tiny_model
 
 from core.vrpo import exact
 from core.vrpo.budget import Pilot, advise, run_pilot
+from core.vrpo.cost import Cost
 from core.vrpo.draws import Design, draw
 from core.vrpo.preferences import Preference
 from core.vrpo.scoring import Chunks
@@ -132,6 +133,18 @@ def test_a_bound_on_the_bias_buys_the_draws_it_needs(tables):
     assert advice.chosen.design.n == 6
     assert advice.chosen.bias_bound <= one / 8 / 5.5
     assert "n = 6" in str(advice)
+
+
+def test_the_advice_names_operations_and_bytes(tables):
+    cost = Cost(TINY, 2, L, Design())
+    advice = advise(pilot(1, tables, 8, 4), n=4, cost=cost)
+    for p in (advice.chosen, *advice.others):
+        assert p.cost is not None
+        assert p.cost.pair == Cost(TINY, 2, L, p.design).pair
+        assert f"{p.cost.pair:.2g}" in str(advice)
+    assert "GB" in str(advice)
+    assert max(map(len, str(advice).splitlines())) <= 88  # a page shows 88 columns
+    assert "GB" not in str(advise(pilot(1, tables, 8, 4), n=4))
 
 
 def test_the_proposal_of_a_large_pilot_is_the_best_one(tables):

@@ -15,6 +15,7 @@ Sources: arXiv:2505.19223v2, Eq. (9), Lemma 5, Propositions 1 and 2; the pilot i
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from textwrap import fill
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from core.vrpo.cost import Cost
 from core.vrpo.draws import Design, draw_pair
 from core.vrpo.preferences import Preference
 from core.vrpo.scoring import Chunks, Model, score
@@ -58,6 +60,8 @@ class Prediction(NamedTuple):
     """V[s_hat] / 8."""
     passes: int
     """Forward passes of the policy a pair; as many of the reference, unless precomputed."""
+    cost: Cost | None = None
+    """Operations and bytes of a step with this design, where a cost was given."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +107,12 @@ class Pilot:
         counts = (self.over_counts * kept).sum(axis=(1, 2)) / design.n_t
         return counts, (self.over_masks * kept).sum(axis=(1, 2)) / design.n
 
-    def predict(self, design: Design) -> Prediction:
+    def predict(self, design: Design, cost: Cost | None = None) -> Prediction:
         """Return variance, bias and cost of a design.
+
+        Args:
+            design: with independent or systematic counts, uniform.
+            cost: of a step with any design, for the model and lengths that are meant.
 
         Raises:
             ValueError: the design is of the time form, or has a proposal: see `importance`.
@@ -125,6 +133,7 @@ class Pilot:
             float(np.mean(expit(score) * expit(-score) * V) / 2),
             float(V.mean() / 8),
             2 * design.n,
+            cost and replace(cost, design=design),
         )
 
     @property
@@ -179,9 +188,14 @@ class Advice(NamedTuple):
 
     def __str__(self) -> str:
         """Return a table and the reasons."""
-        head = f"{'design':<44}{'V[score]':>16}{'bias':>9}{'bound':>9}{'passes':>8}"
+        head = f"{'design':<37}{'V[score]':>16}{'bias':>7}{'bound':>7}{'passes':>7}"
+        if self.chosen.cost:
+            head += f"{'FLOP':>9}{'GB':>5}"
         rows = [_row(p, "→" if p is self.chosen else " ") for p in [self.chosen, *self.others]]
-        return "\n".join([head, *rows, *(f"- {reason}" for reason in self.reasons)])
+        reasons = [
+            fill(reason, 86, initial_indent="- ", subsequent_indent="  ") for reason in self.reasons
+        ]
+        return "\n".join([head, *rows, *reasons])
 
 
 def run_pilot(
@@ -228,13 +242,17 @@ def run_pilot(
     )
 
 
-def advise(pilot: Pilot, *, n: int | None = None, bias: float | None = None) -> Advice:
+def advise(
+    pilot: Pilot, *, n: int | None = None, bias: float | None = None, cost: Cost | None = None
+) -> Advice:
     """Return the best design for a budget, or the cheapest whose bias is below a bound.
 
     Args:
         pilot: its terms.
         n: masks a response that can be afforded.
         bias: bound on the loss's bias in nats, which V[s_hat] / 8 must not exceed.
+        cost: of a step with any design; then operations a pair, and bytes with one sequence at a
+            time, stand in the table.
 
     Raises:
         ValueError: neither n nor bias is given, or both, or one is not positive.
@@ -273,8 +291,10 @@ def advise(pilot: Pilot, *, n: int | None = None, bias: float | None = None) -> 
         f"importance over counts would multiply V by about {ratio:.2f}: proposal "
         + ", ".join(f"{x:.2f}" for x in q)
     )
-    others = [Design(n), Design(n, shared=False), Design(1, n)]
-    return Advice(pilot.predict(best), [pilot.predict(d) for d in dict.fromkeys(others)], reasons)
+    others = dict.fromkeys([Design(n), Design(n, shared=False), Design(1, n)])
+    return Advice(
+        pilot.predict(best, cost), [pilot.predict(d, cost) for d in others if d != best], reasons
+    )
 
 
 def _seen_together(design: Design) -> Array:
@@ -291,9 +311,10 @@ def _mean(values: Array) -> Estimate:
 def _row(p: Prediction, mark: str) -> str:
     d = p.design
     name = f"{mark} ({d.n_t}, {d.n_y}) {d.counts}"
-    name += ", shared" if d.shared else ", not shared"
-    name += ", across the pair" if d.across_pair else ""
+    name += ", shared" if d.shared else ", apart"
+    name += ", across" if d.across_pair else ""
     V = f"{p.variance.value:.3g}"
     if p.least != p.variance:
         V = f"{p.least.value:.3g} to {V}"
-    return f"{name:<44}{V:>16}{p.bias:>9.3f}{p.bias_bound:>9.3f}{p.passes:>8}"
+    row = f"{name:<37}{V:>16}{p.bias:>7.3f}{p.bias_bound:>7.3f}{p.passes:>7}"
+    return row + (f"{p.cost.pair:>9.2g}{p.cost.memory() / 1e9:>5.0f}" if p.cost else "")
