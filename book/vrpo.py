@@ -444,7 +444,7 @@ ledger.record(
 # (vrpo-e11)=
 # (vrpo-e12)=
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "remove-stdout"]
 covariance = [
     exact.covariance(tables.policy_w, tables.reference_w),
     exact.covariance(tables.policy_l, tables.reference_l),
@@ -823,7 +823,7 @@ quote("vrpo-seeds", f"{run_seeds}")
 # (vrpo-e18)=
 # (vrpo-e19)=
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "remove-stdout"]
 lift = mean[full][sorted_right] - mean[naive][sorted_right]
 lift_error = gap_error[sorted_right]
 quote("vrpo-lift", lift)
@@ -901,7 +901,7 @@ for name, pilot in pilots.items():
 # (vrpo-e25)=
 # (vrpo-e28)=
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "remove-stdout"]
 quote("vrpo-pilot-flop", 128 * 2 * 8 * 2 * Cost(large, 512, 512, Design(1)).forward)
 ledger.not_tried(
     "vrpo-e16",
@@ -909,7 +909,7 @@ ledger.not_tried(
     "variances of score, loss and gradient of LLaDA 8B in six configurations",
     paper="score 2.2, 44.0, 1.0, 7.3, 4.7, 2183.7; loss 3.1e-3, 8.7e-2, 2.6e-3, 3.2e-2, "
     "7.3e-3, 62.0; gradient 2.5, 13.0, 1.6, 4.7, 2.5, 10.6",
-    needs="16 GB of weights twice and one GPU for minutes: scale `paper` (their pairs and "
+    needs="16 GB of weights twice and one GPU for minutes: the scale paper (their pairs and "
     "their checkpoint are not public)",
 )
 ledger.not_tried(
@@ -946,7 +946,7 @@ ledger.not_tried(
     "App. D.4",
     "a confidence of zero for the end token helps LLaDA Instruct on HumanEval",
     paper="47.6 to 49.4",
-    needs="the public weights; `Sampling(eos_confidence_zero=True)` does it",
+    needs="the public weights; Sampling(eos_confidence_zero=True) does it",
 )
 
 # %% [markdown]
@@ -958,7 +958,7 @@ ledger.not_tried(
 #
 # (vrpo-e27)=
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "remove-stdout"]
 margin = tables.margins[0]
 alone = exact.variance(tables.policy_w) + exact.variance(tables.reference_w)
 saved = alone - exact.variance(margin)
@@ -996,7 +996,7 @@ ledger.record(
 # (vrpo-e24)=
 # (vrpo-e26)=
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "remove-stdout"]
 decided = published.decided_by_seeds()
 changes = {
     (task, sampler): after - before
