@@ -9,6 +9,12 @@ estimate is linear in them, with signs c = beta (1, -1, -1, 1), so that for inde
 A pilot that shares all masks estimates both matrices without bias, by an analysis of variance, and
 with them the variance of every design: shared or not, across the pair or not, any (n_t, n_y).
 
+Systematic counts, in k sets, change the first part by what a pilot of few counts cannot tell:
+
+    V_y / n <= V[s_hat] <= V_t / k + V_y / n
+
+Usually it is below that of independent counts; a term that alternates with the count is above.
+
 Sources: arXiv:2505.19223v2, Eq. (9), Lemma 5, Propositions 1 and 2; the pilot is ours.
 """
 
@@ -46,18 +52,27 @@ class Estimate(NamedTuple):
         return f"{self.value:.3g} ± {self.error:.1g}"
 
 
+class Split(NamedTuple):
+    """Both parts of V[s_hat] at n = 1, masks shared: it is V_t / n_t + V_y / n."""
+
+    V_t: Estimate
+    V_y: Estimate
+
+
 class Prediction(NamedTuple):
-    """What a design will do, as means over pairs."""
+    """Estimates of what a design will do, as means over pairs."""
 
     design: Design
     variance: Estimate
-    """V[s_hat] with independent counts; an upper end where the counts are systematic."""
+    """V[s_hat] with independent counts; systematic ones usually, not always, do better."""
     least: Estimate
-    """V[s_hat] if systematic counts took away all of what counts contribute; else the same."""
+    """What systematic counts could lower V[s_hat] to: what masks contribute."""
+    most: Estimate
+    """What they could raise it to: as if each set had one count in all its places."""
     bias: float
-    """Second-order estimate of the loss's bias, E loss_hat - loss."""
+    """Second-order estimate of the loss's bias, E loss_hat - loss, at `variance`."""
     bias_bound: float
-    """V[s_hat] / 8."""
+    """`most` / 8: above the bias, as far as the pilot knows `most`."""
     passes: int
     """Forward passes of the policy a pair; as many of the reference, unless precomputed."""
     cost: Cost | None = None
@@ -124,14 +139,16 @@ class Pilot:
             )
         counts, masks = self.score_variance(design)
         V = counts + masks
-        systematic = design.counts == "systematic" and design.n_t > 1
+        steps = design.n_t // design.sets if design.counts == "systematic" else 1
+        most = masks + counts * steps
         score = self.beta * np.einsum("i,bity->b", SIGNS, self.terms) / self.terms[0, 0].size
         return Prediction(
             design,
             _mean(V),
-            _mean(masks if systematic else V),
+            _mean(masks if steps > 1 else V),
+            _mean(most),
             float(np.mean(expit(score) * expit(-score) * V) / 2),
-            float(V.mean() / 8),
+            float(most.mean() / 8),
             2 * design.n,
             cost and replace(cost, design=design),
         )
@@ -146,33 +163,72 @@ class Pilot:
         """What sharing masks across the pair takes out as well; negative where it hurts."""
         return self._gain(Design(1), Design(1, across_pair=True))
 
-    def importance(self, bins: int = 8) -> tuple[tuple[float, ...], float]:
+    @property
+    def split(self) -> Split:
+        """What counts and what masks contribute to V[s_hat] at n = 1, masks shared."""
+        counts, masks = self.score_variance(Design(1))
+        return Split(_mean(counts), _mean(masks))
+
+    @property
+    def correlation(self) -> Estimate:
+        """Correlation of a term of the policy and the reference's at the same mask.
+
+        Pooled over pairs and both responses; nan where a model's terms do not vary.
+        """
+        S = self.over_counts + self.over_masks  # of one term
+        p, r, both = (S[:, i, j] + S[:, i + 1, j + 1] for i, j in ((0, 0), (2, 2), (0, 2)))
+        P, R = p.mean(), r.mean()
+        if min(P, R) <= 0:
+            return Estimate(np.nan, np.nan)
+        both = both / np.sqrt(P * R)
+        rho = float(both.mean())
+        return Estimate(rho, _mean(both - rho * (p / P + r / R) / 2).error)
+
+    @property
+    def agree(self) -> bool:
+        """Whether policy and reference have the same terms, so that every margin is zero."""
+        margins = np.abs(self.terms[:, :2] - self.terms[:, 2:]).max()
+        return bool(margins <= 1e-6 * np.abs(self.terms).max())  # rounding of float32
+
+    def importance(self, bins: int = 8) -> tuple[tuple[float, ...], Estimate]:
         """Return a proposal over relative counts, and its variance over the uniform one's, n = 1.
 
         The proposal is proportional to the root of the mean squared margin in each bin, pooled over
         pairs and both responses, and floored at a tenth of its mean; empty bins take the mean of
         the others. It is for draws to come: using it on the pilot's own would bias them.
 
+        The ratio is of pairs a proposal was not fitted to: that of every other pair is judged on
+        the rest, and the reverse. It is rough where responses have few tokens a bin.
+
         Args:
             bins: of the relative count; take few where the pilot is small.
+
+        Returns:
+            Both; uniform and 1 where policy and reference agree, or (± inf) no variance is seen.
 
         Raises:
             ValueError: bins is below 1.
         """
         if bins < 1:
             raise ValueError(f"want bins >= 1, got {bins}")
-        margins = (self.terms[:, :2] - self.terms[:, 2:]) ** 2  # [B, 2, n_t, n_y]
-        second = margins.mean(axis=3).ravel()
+        margins = self.terms[:, :2] - self.terms[:, 2:]  # [B, 2, n_t, n_y]
+        second, means = (margins**2).mean(axis=3), margins.mean(axis=3)
         # (k / bins, (k + 1) / bins] is bin k; a little below, for l / L is rounded
-        at = np.ceil(self.counts * bins - 1e-9).astype(int).ravel() - 1
-        size = np.bincount(at, minlength=bins)
-        root = np.sqrt(np.bincount(at, second, minlength=bins) / np.maximum(size, 1))
-        root = np.where(size > 0, root, root[size > 0].mean())
-        q = np.maximum(root, 0.1 * root.mean())
-        q = q / q.sum()
-        means = (self.terms[:, :2] - self.terms[:, 2:]).mean(axis=(2, 3)) ** 2
-        uniform = second.mean() - means.mean()
-        return tuple(q.tolist()), float(((second / (bins * q[at])).mean() - means.mean()) / uniform)
+        at = np.ceil(self.counts * bins - 1e-9).astype(int) - 1
+        # the squared mean, without bias: products of means at two different counts
+        n_t = means.shape[2]
+        squared = (means.sum(axis=2) ** 2 - (means**2).sum(axis=2)) / (n_t * (n_t - 1))
+        uniform = (second.mean(axis=2) - squared).mean(axis=1)
+        if self.agree or uniform.mean() <= 0:
+            return (1 / bins,) * bins, Estimate(1.0, 0.0 if self.agree else np.inf)
+        weighted = np.empty_like(second)
+        for half in (0, 1):
+            q = _proposal(second[1 - half :: 2], at[1 - half :: 2], bins)
+            weighted[half::2] = second[half::2] / (bins * q[at[half::2]])
+        V = (weighted.mean(axis=2) - squared).mean(axis=1)
+        ratio = float(V.mean() / uniform.mean())
+        error = _mean(V - ratio * uniform).error / float(uniform.mean())
+        return tuple(_proposal(second, at, bins).tolist()), Estimate(ratio, error)
 
     def _gain(self, before: Design, after: Design) -> Estimate:
         return _mean(np.add(*self.score_variance(before)) - np.add(*self.score_variance(after)))
@@ -245,14 +301,15 @@ def run_pilot(
 def advise(
     pilot: Pilot, *, n: int | None = None, bias: float | None = None, cost: Cost | None = None
 ) -> Advice:
-    """Return the best design for a budget, or the cheapest whose bias is below a bound.
+    """Return the design to take for a budget, or the cheapest whose bias is below a bound.
+
+    For a budget, counts are systematic: usually better, not for certain. For a bound: independent.
 
     Args:
         pilot: its terms.
         n: masks a response that can be afforded.
-        bias: bound on the loss's bias in nats, which V[s_hat] / 8 must not exceed.
-        cost: of a step with any design; then operations a pair, and bytes with one sequence at a
-            time, stand in the table.
+        bias: bound on the loss's bias in nats, which V[s_hat] / 8, as estimated, must not exceed.
+        cost: of any design: the table has operations a pair, and bytes with one sequence at once.
 
     Raises:
         ValueError: neither n nor bias is given, or both, or one is not positive.
@@ -277,19 +334,30 @@ def advise(
     if n is None:
         one = pilot.predict(base).variance.value
         n = max(1, int(np.ceil(one / (8 * bias))))  # type: ignore[operator]
-        reasons.append(f"n = {n} is the least with V / 8 below {bias:g} nats")
-    sets = 2 if n % 2 == 0 and n > 2 else 1
-    best = replace(base, n_t=n, counts="systematic" if n > 1 else "iid", sets=sets)
-    if n > 1:
         reasons.append(
-            "systematic counts are unbiased and cost nothing; they can take away what counts "
-            f"contribute, {_mean(pilot.score_variance(best)[0])} of V"
-            + (", in two sets, so that halves stay independent" if sets == 2 else "")
+            f"n = {n} is the least with V / 8 below {bias:g} nats for independent counts; "
+            "systematic ones usually do better, which is not guaranteed"
+        )
+        best = replace(base, n_t=n)
+    else:
+        sets = 2 if n % 2 == 0 and n > 2 else 1
+        best = replace(base, n_t=n, counts="systematic" if n > 1 else "iid", sets=sets)
+    if best.counts == "systematic":
+        reasons.append(
+            "systematic counts are unbiased and cost nothing; V is usually between what masks "
+            "contribute (≥) and what independent counts give (~), not guaranteed: terms that "
+            "alternate with the count give more, up to 8 times `bound`"
+            + ("; two sets, so that halves stay independent" if best.sets == 2 else "")
+        )
+    if pilot.agree:
+        reasons.append(
+            "policy and reference agree at every mask, as before training: that says nothing of "
+            "later; run the pilot again after some training"
         )
     q, ratio = pilot.importance(min(8, pilot.terms.shape[2] * 2))
     reasons.append(
-        f"importance over counts would multiply V by about {ratio:.2f}: proposal "
-        + ", ".join(f"{x:.2f}" for x in q)
+        f"importance over counts would multiply V by {ratio}, on pairs it was not fitted to: "
+        "proposal " + ", ".join(f"{x:.2f}" for x in q)
     )
     others = dict.fromkeys([Design(n), Design(n, shared=False), Design(1, n)])
     return Advice(
@@ -304,6 +372,18 @@ def _seen_together(design: Design) -> Array:
     return ((same_model | design.shared) & (same_side | design.across_pair)).astype(float)
 
 
+def _proposal(second: Array, at: NDArray[np.integer], bins: int) -> Array:
+    """Return what `Pilot.importance` fits: shares of the bins, `[bins]`, that sum to one."""
+    at = at.ravel()
+    size = np.bincount(at, minlength=bins)
+    root = np.sqrt(np.bincount(at, second.ravel(), bins) / np.maximum(size, 1))
+    root = np.where(size > 0, root, root[size > 0].mean())
+    if not root.any():
+        return np.full(bins, 1 / bins)
+    q = np.maximum(root, 0.1 * root.mean())
+    return q / q.sum()
+
+
 def _mean(values: Array) -> Estimate:
     return Estimate(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
 
@@ -315,6 +395,6 @@ def _row(p: Prediction, mark: str) -> str:
     name += ", across" if d.across_pair else ""
     V = f"{p.variance.value:.3g}"
     if p.least != p.variance:
-        V = f"{p.least.value:.3g} to {V}"
+        V = f"≥{p.least.value:.3g}, ~{V}"
     row = f"{name:<37}{V:>16}{p.bias:>7.3f}{p.bias_bound:>7.3f}{p.passes:>7}"
     return row + (f"{p.cost.pair:>9.2g}{p.cost.memory() / 1e9:>5.0f}" if p.cost else "")
