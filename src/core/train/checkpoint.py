@@ -56,6 +56,19 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
+def sweep(folder: Path, name: str) -> None:
+    """Remove what processes that were killed in `replace` left in a folder, and nothing else.
+
+    Args:
+        folder: where the files are.
+        name: a regular expression of the names that were to be written.
+    """
+    left = re.compile(rf"(?:{name})\.part\.\d+")
+    for path in folder.iterdir():
+        if left.fullmatch(path.name) and path.is_file():
+            path.unlink()
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object as a whole or not at all."""
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
@@ -123,8 +136,7 @@ def save(
     if not world.first:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob("step-*.pt.part.*"):  # by a process that was killed as it wrote
-        left.unlink()
+    sweep(folder, NAME.pattern)
     content = {"format": FORMAT, "run": dict(run), "step": step, "model": weights}
     content["optimizer"] = state
     path = folder / f"step-{step:08d}.pt"

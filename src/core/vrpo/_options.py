@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from core.train.checkpoint import checkpoints
 from core.train.distributed import Kind
 from core.vrpo.llada import read_config
-from core.vrpo.preferences import Eos, Limits, Preferences, WhenNeeded, read_preferences
+from core.vrpo.model import Config
+from core.vrpo.preferences import Eos, Limits, Preference, Preferences, WhenNeeded, read_preferences
 
 
 @dataclass(frozen=True)
@@ -43,24 +43,6 @@ class Options:
         return torch.float32 if half and self.lora is None else self.dtype
 
 
-def check_out(options: Options) -> None:
-    """Refuse a folder that holds another run.
-
-    Raises:
-        ValueError: there is a run, and it is not to be resumed.
-    """
-    out = options.out
-    if out is None:
-        raise ValueError("want --out, a folder for the result")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"want --out to be a folder, {out} is a file")
-    held = [name for name in ("run.json", "model", "adapters") if (out / name).exists()]
-    if (held or checkpoints(out / "checkpoints")) and not options.resume:
-        raise ValueError(
-            f"{out} holds a run already: go on with it (--resume), or name another folder"
-        )
-
-
 def check_scores(path: Path) -> None:
     """Refuse to write scores over something.
 
@@ -74,15 +56,40 @@ def check_scores(path: Path) -> None:
 
 
 def read_data(options: Options) -> Preferences:
-    """Return the pairs, checked against the model's configuration.
+    """Return the pairs, checked against the configurations of model and reference.
 
     Raises:
-        ValueError, FileNotFoundError: see `read_preferences`, `read_config`.
+        ValueError, FileNotFoundError: see `read_preferences`, `read_config`, `check_reference`.
     """
     config = read_config(options.model)
     longest = min(options.max_length or config.max_length, config.max_length)
     limits = Limits(config.vocab_size, config.mask_id, longest)
     tokenizer = WhenNeeded(options.tokenizer or options.model, eos=config.eos_id)
-    return read_preferences(
+    data = read_preferences(
         options.data, limits, tokenizer=tokenizer, eos=options.eos, skip_bad=options.skip_bad
     )
+    if options.reference is not None:
+        check_reference(config, read_config(options.reference), data.kept)
+    return data
+
+
+def check_reference(model: Config, reference: Config, data: list[Preference]) -> None:
+    """Refuse a reference that does not read what the model reads.
+
+    Raises:
+        ValueError: mask tokens or vocabularies differ, or a pair is too long for the reference.
+    """
+    for name in ("mask_id", "vocab_size"):
+        ours, theirs = getattr(model, name), getattr(reference, name)
+        if ours != theirs:
+            raise ValueError(
+                f"want a reference of the model's {name}, {ours}, got {theirs}: masked log-"
+                "likelihoods of the two cannot be compared"
+            )
+    longest = max(len(p.prompt) + max(len(p.chosen), len(p.rejected)) for p in data)
+    if longest > reference.max_length:
+        raise ValueError(
+            f"want a reference that reads the longest pair, {longest} tokens, got one that reads "
+            f"{reference.max_length} (the model reads {model.max_length}): leave such pairs out, "
+            f"--max-length {reference.max_length} --skip-bad"
+        )

@@ -1,10 +1,6 @@
-"""A run of the training command: what it is asked, what it loads, what it leaves in its folder.
+"""A run of the training command: what it loads, what it is, and how it goes on.
 
-OUT/run.json           options, data, provenance, how it ended
-OUT/log.jsonl          a line for each step
-OUT/skipped.jsonl      lines of the data that were left out, and why
-OUT/checkpoints/       the last of them, to resume from
-OUT/model/             the trained model in LLaDA's layout, or OUT/adapters/ with --lora
+What is in its folder, and how it gets there, is in `core.vrpo._folder`.
 """
 
 import dataclasses
@@ -20,12 +16,13 @@ import torch
 from torch import nn
 
 from core.provenance import provenance
-from core.train.checkpoint import checkpoints, load, replace, save, write_json
+from core.train.checkpoint import checkpoints, load, save
 from core.train.distributed import World, inner, shard
 from core.train.progress import Show
+from core.vrpo._folder import Folder
 from core.vrpo._options import Options
 from core.vrpo.llada import load_llada, read_config, save_llada
-from core.vrpo.lora import with_lora
+from core.vrpo.lora import MATRICES, with_lora
 from core.vrpo.model import MaskedDiffusionLM
 from core.vrpo.preferences import Preference, Preferences, digest
 from core.vrpo.reference import AdaptersOff, Live, Precomputed, fingerprint, precompute, source_of
@@ -44,7 +41,8 @@ class Run:
         """
         assert options.out is not None
         self.options, self.recipe, self.data, self.world = options, recipe, data, world
-        self.out, self.skipped = options.out, data.bad
+        self.skipped = data.bad
+        self.folder = Folder(options.out, result="model" if options.lora is None else "adapters")
         kept, chunks = data.kept, chunks_of(options, recipe, world)
         model = loaded(options.model, options, options.weights, world)
         self.identity = identity(options, recipe, kept, model)
@@ -67,10 +65,11 @@ class Run:
             mask_id=model.config.mask_id,
             world=world,
         )
-        found = checkpoints(self.out / "checkpoints")
+        found = checkpoints(self.folder.out / "checkpoints")
         if found:
             done = load(found[-1], policy, self.trainer.optimizer, run=self.identity)
             self.trainer.done = done
+        self.finished = self.folder.check(self.identity, done=self.trainer.done, steps=recipe.steps)
 
     def _precomputed(self, model: MaskedDiffusionLM) -> Precomputed:
         """Return the scores, after a look at what they must be of."""
@@ -92,7 +91,7 @@ class Run:
     @property
     def result(self) -> Path:
         """Where the trained weights go."""
-        return self.out / ("model" if self.options.lora is None else "adapters")
+        return self.folder.result
 
     def train(self) -> None:
         """Take all steps that are left, and write the result; nothing, if that was done.
@@ -102,9 +101,10 @@ class Run:
             OSError: something could not be written.
         """
         began, trainer, steps = time.monotonic(), self.trainer, self.recipe.steps
-        if self._is_done():
+        if self.finished:
             return
-        self._begin()
+        if self.world.first:
+            self.folder.begin(trainer.done, self.skipped, self._record("running"))
         with Show("step", steps, done=trainer.done, quiet=not self.world.first) as show:
             while trainer.done < steps:
                 started = time.monotonic()
@@ -115,40 +115,16 @@ class Run:
                 right = f"loss {figures.loss:.3f}, {figures.accuracy:.0%} right"
                 show(trainer.done, right)
         self._write_result()
-        self._tell(status="done", seconds=time.monotonic() - began)
-
-    def _is_done(self) -> bool:
-        path = self.out / "run.json"
-        told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return told.get("status") == "done" and self.result.exists()
-
-    def _begin(self) -> None:
-        if not self.world.first:
-            return
-        self.out.mkdir(parents=True, exist_ok=True)
-        for left in self.out.glob("*.part.*"):  # by a process killed as it wrote
-            left.unlink()
-        kept = [line for line in _whole_lines(self.log) if line["step"] <= self.trainer.done]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        replace(self.log, lambda part: _put(part, text))
-        if self.skipped:
-            bad = "".join(json.dumps(b._asdict(), ensure_ascii=False) + "\n" for b in self.skipped)
-            replace(self.out / "skipped.jsonl", lambda part: _put(part, bad))
-        self._tell(status="running", seconds=None)
-
-    @property
-    def log(self) -> Path:
-        """The file with a line for each step."""
-        return self.out / "log.jsonl"
+        if self.world.first:
+            self.folder.tell(self._record("done", time.monotonic() - began))
 
     def _log(self, epoch: int, figures: Figures, seconds: float) -> None:
         if self.world.first:
             line = {"step": self.trainer.done, "epoch": epoch, **figures._asdict()}
-            with self.log.open("a", encoding="utf-8") as log:
-                log.write(json.dumps({**line, "seconds": round(seconds, 4)}) + "\n")
+            self.folder.add({**line, "seconds": round(seconds, 4)})
 
     def _save(self) -> None:
-        folder, trainer = self.out / "checkpoints", self.trainer
+        folder, trainer = self.folder.out / "checkpoints", self.trainer
         save(
             folder,
             trainer.done,
@@ -169,25 +145,21 @@ class Run:
         state = {name: x for name, x in found.items() if isinstance(x, torch.Tensor)}
         if not self.world.first or self.result.exists():
             return
-        for left in self.out.glob(f".{self.result.name}.*.partial"):  # by a process killed here
-            shutil.rmtree(left, ignore_errors=True)
+        self.folder.sweep_results()
         if not adapters:
             save_llada(self.model, self.result, source=self.options.model, state=state)
             return
-        part = self.out / f".{self.result.name}.{os.getpid()}.partial"
+        part = self.result.parent / f".{self.result.name}.{os.getpid()}.partial"
         try:
             policy.save_pretrained(part)  # type: ignore[operator]
             os.replace(part, self.result)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
-    def _tell(self, *, status: str, seconds: float | None) -> None:
-        if not self.world.first:
-            return
+    def _record(self, status: str, seconds: float | None = None) -> dict[str, Any]:
         asked = {k: _plain(v) for k, v in dataclasses.asdict(self.options).items()}
-        record = {
+        return {
             "status": status,
-            "command": "core.vrpo.train",
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             "steps": self.recipe.steps,
             "done": self.trainer.done,
@@ -200,7 +172,6 @@ class Run:
             "identity": self.identity,
             "provenance": provenance(Path(__file__).parent),
         }
-        write_json(self.out / "run.json", record)
 
 
 def precompute_scores(
@@ -260,12 +231,20 @@ def identity(
     how.pop("recipe.at_once")  # the same gradient
     return {
         **how,
+        "dtype": str(options.dtype),  # before the weights, which are loaded in it
         "data": digest(data),
         "model": fingerprint(model),
+        **_adapters(options),
         "reference": "the model before",
-        "lora": options.lora or 0,
-        "dtype": str(options.dtype),
     }
+
+
+def _adapters(options: Options) -> dict[str, Any]:
+    rank = options.lora
+    if rank is None:
+        return {"lora.rank": 0}
+    alpha = 2 * rank if options.lora_alpha is None else options.lora_alpha
+    return {"lora.rank": rank, "lora.alpha": alpha, "lora.matrices": " ".join(MATRICES)}
 
 
 def _plain(value: Any) -> Any:
@@ -273,13 +252,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict | tuple | list):
         return json.dumps(value)
     return value if isinstance(value, int | float | str | None) else str(value)
-
-
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a log; a kill may have cut the last."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith(b"\n")]
-
-
-def _put(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -135,8 +135,11 @@ def source_of(
 
 
 def fingerprint(model: nn.Module, dtype: torch.dtype | None = None) -> str:
-    """Return a SHA-256 over the names and bytes of all parameters, as they are in `dtype`."""
-    found = sha256()
+    """Return a SHA-256 of a model: its configuration, names and bytes of all parameters in `dtype`.
+
+    Equal weights are two models where mask token or positions differ.
+    """
+    found = sha256(repr(getattr(model, "config", None)).encode())
     for name, parameter in sorted(model.named_parameters()):
         value = parameter.detach().to(dtype=dtype)
         found.update(f"{name} {list(value.shape)} {value.dtype};".encode())

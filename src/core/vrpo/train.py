@@ -18,7 +18,8 @@ import click
 import torch
 
 from core.train.distributed import start
-from core.vrpo._options import Options, check_out, check_scores, read_data
+from core.vrpo._folder import check_out
+from core.vrpo._options import Options, check_scores, read_data
 from core.vrpo._run import Run, precompute_scores
 from core.vrpo.draws import Design
 from core.vrpo.preferences import Preferences
@@ -125,7 +126,10 @@ def cli(**asked: Any) -> int:
     try:
         options, design = _options(asked), _design(asked)
         scores: Path | None = asked["precompute_reference"]
-        check_out(options) if scores is None else check_scores(scores)
+        if scores is None:
+            check_out(options.out, resume=options.resume)
+        else:
+            check_scores(scores)
     except ValueError as error:
         raise Declined(str(error)) from error
     with ExitStack() as stack:
