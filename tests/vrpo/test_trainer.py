@@ -278,6 +278,7 @@ def test_an_epoch_sees_every_pair_once_and_each_epoch_has_its_own_order_and_mask
         ({"supervised": -1.0}, "want supervised >= 0"),
         ({"seed": -1}, "want seed >= 0"),
         ({"gradient": "cross-fitted", "design": Design(n_t=3)}, "two independent halves"),
+        ({"design": Design(form="time")}, "want a design of the count form.*infinite variance"),
     ],
 )
 def test_a_recipe_that_cannot_be_trained_is_refused(fields, said):

@@ -56,6 +56,14 @@ def eos(_: click.Context, __: click.Parameter, value: str) -> int | str | None:
     return int(value)
 
 
+def proposal(_: click.Context, __: click.Parameter, value: str | None) -> Any:
+    """Return the proposal, a tuple of numbers, or None."""
+    try:
+        return None if value is None else tuple(map(float, value.split(",")))
+    except ValueError:
+        raise click.BadParameter(f"want numbers and commas, such as 3,2,1, got {value!r}") from None
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @option("--model", type=FOLDER, required=True, help="Folder of a LLaDA checkpoint: the start.")
 @option("--data", type=FOLDER, required=True, help="Preferences: JSON Lines, Parquet, a folder.")
@@ -74,10 +82,36 @@ def eos(_: click.Context, __: click.Parameter, value: str) -> int | str | None:
 @option("--clip", type=float, help="Norm to scale the gradient down to.")
 @option("--beta", type=float, default=0.2, help="Strength of the reference.")
 @option("--supervised", type=float, default=0.05, help="Weight of the supervised term.")
-@option("--n-t", type=int, default=8, help="Numbers of masked tokens to draw for a response.")
-@option("--n-y", type=int, default=1, help="Masks with each of them.")
 @option(
-    "--counts", type=click.Choice(["iid", "systematic"]), default="iid", help="How to draw them."
+    "--n-t",
+    type=int,
+    default=8,
+    help="How many mask counts to draw for a response: numbers of tokens that are masked at once "
+    "(the paper's timesteps).",
+)
+@option(
+    "--n-y",
+    type=int,
+    default=1,
+    help="Masks of each count. A response is run n-t times n-y times; 1 is never worse.",
+)
+@option(
+    "--counts",
+    type=click.Choice(["iid", "systematic"]),
+    default="iid",
+    help="How to draw the counts: one by one, or in equal steps from one random number.",
+)
+@option(
+    "--sets",
+    type=int,
+    help="Independent sets of systematic counts. With an even n-t, 2 keep its halves independent: "
+    "jackknife and score variance are then logged. 1, or 2 with --cross-fitted.",
+)
+@option(
+    "--proposal",
+    callback=proposal,
+    help="Draw counts by importance: positive numbers and commas, a histogram over the share of "
+    "masked tokens from 0 to 1; else all counts alike. The estimate stays unbiased.",
 )
 @option("--not-shared", is_flag=True, help="Other masks for the reference than for the policy.")
 @option("--across-pair", is_flag=True, help="The same random numbers for chosen and rejected.")
@@ -186,14 +220,18 @@ def _shard(asked: dict[str, Any], dtype: torch.dtype) -> Any:
 
 
 def _design(asked: dict[str, Any]) -> Design:
-    halves = asked["cross_fitted"] and asked["counts"] == "systematic"
+    systematic, sets = asked["counts"] == "systematic", asked["sets"]
+    if sets is not None and not systematic:
+        raise ValueError(f"want --sets with --counts systematic, got --sets {sets} without")
+    halves = asked["cross_fitted"] and systematic
     return Design(
         n_t=asked["n_t"],
         n_y=asked["n_y"],
         counts=asked["counts"],
         shared=not asked["not_shared"],
         across_pair=asked["across_pair"],
-        sets=2 if halves else 1,
+        proposal=asked["proposal"],
+        sets=(2 if halves else 1) if sets is None else sets,
     )
 
 

@@ -89,6 +89,11 @@ class Recipe:
         for name in ("supervised", "weight_decay", "warmup", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"want {name} >= 0, got {getattr(self, name)!r}")
+        if self.design.form == "time":
+            raise ValueError(
+                "want a design of the count form, got the time form: its weights 1 / t have "
+                "infinite variance, and its masks may be empty; train with form='count'"
+            )
         if self.gradient == "cross-fitted" and not self.design.has_independent_halves:
             raise ValueError(
                 "cross-fitting wants two independent halves: take an even n_t, and sets = 2 with "
