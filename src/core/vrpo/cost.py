@@ -3,6 +3,11 @@ r"""What a step of training costs: operations and bytes, before a GPU is rented.
 Counted from the architecture: matrix products, attention, the head on masked rows alone; norms,
 rotations and the optimizer's arithmetic are left out. A multiply-add is two operations.
 
+Assumed of memory, as `core.vrpo.train` has it: what is trained is held in float32, or float64, as
+weight, gradient and the two moments of AdamW, also where the model computes in bfloat16; what is
+not trained, and the reference, in what it computes in. The bfloat16 copy of the trained weights is
+one block's at a time, and left out. On several GPUs that share them, divide.
+
 Symbols: T tokens of a sequence, L of its response, N parameters of the blocks' matrices, D width,
 M width of the MLP, V rows of the head, n masks a response.
 """
@@ -30,12 +35,15 @@ class Cost:
     design: Design
     reference_passes: bool = True
     """False where the reference's scores are precomputed."""
+    reference_copy: bool = True
+    """Whether the reference has weights of its own: not where it is the policy without adapters."""
     two_passes: bool = True
     """Whether sequences are scored first and run again, a few at a time, for the gradient."""
     trained: float = 1.0
-    """Share of the parameters that is trained: far below 1 with adapters."""
+    """Share of the parameters that is trained: below 1 with adapters, and then the head is not."""
     checkpointing: bool = False
     bytes_per_number: int = 2
+    """Of what the model computes in: 2 for bfloat16, 4 for float32."""
 
     @property
     def matrices(self) -> int:
@@ -57,18 +65,36 @@ class Cost:
         return float(law @ np.arange(1, self.response + 1))
 
     @property
-    def forward(self) -> float:
-        """Return the operations of one sequence forward."""
+    def products(self) -> tuple[float, float, float]:
+        """Return a sequence's operations forward: blocks' matrices, attention, head."""
         c, T = self.config, self.prompt + self.response
         attention = 4 * c.n_layers * T**2 * c.n_heads * c.head_width
-        return 2 * self.matrices * T + attention + 2 * c.d_model * c.vocab_size * self.masked
+        return 2 * self.matrices * T, attention, 2 * c.d_model * c.vocab_size * self.masked
+
+    @property
+    def forward(self) -> float:
+        """Return the operations of one sequence forward."""
+        return sum(self.products)
+
+    @property
+    def gradient(self) -> float:
+        """Return the operations of one sequence forward and backward.
+
+        Backward, a matrix takes one product for the activations, and one for its weights where
+        they are trained; attention takes two; checkpointing runs the blocks forward once more. A
+        trained head takes its logits anew, four products in all, a frozen one two
+        (`core.kernels.linear_logprob`).
+        """
+        matrices, attention, head = self.products
+        again = self.checkpointing
+        blocks = matrices * (2 + self.trained + again) + attention * (3 + again)
+        return blocks + head * (4 if self.trained == 1 else 2)
 
     @property
     def pair(self) -> float:
         """Return the operations of a pair: 2 n sequences, forward, backward and the reference."""
-        # backward: gradients of activations, and of the weights that are trained
-        run = 1 + 1 + self.trained + self.checkpointing
-        return 2 * self.design.n * self.forward * (run + self.two_passes + self.reference_passes)
+        runs = self.forward * (self.two_passes + self.reference_passes)
+        return 2 * self.design.n * (self.gradient + runs)
 
     @property
     def activations(self) -> float:
@@ -84,14 +110,17 @@ class Cost:
         return c.n_layers * block
 
     def memory(self, at_once: int = 1) -> float:
-        """Return the bytes of a step, about: weights, gradients, AdamW in float32, activations.
+        """Return the bytes of a step, about: weights, gradients, AdamW, reference, activations.
+
+        16 bytes for a parameter that is trained; see the module.
 
         Args:
             at_once: sequences that run forward and backward at once; all 2 n B without two passes.
         """
-        weights = self.parameters * self.bytes_per_number
-        state = self.trained * self.parameters * (self.bytes_per_number + 12)
-        return weights + state + at_once * self.activations
+        trained = 4 * max(4, self.bytes_per_number)
+        kept = 1 - self.trained + (self.reference_passes and self.reference_copy)
+        each = self.trained * trained + kept * self.bytes_per_number
+        return self.parameters * each + at_once * self.activations
 
     @property
     def logits_avoided(self) -> float:
