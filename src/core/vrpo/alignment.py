@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
     accuracy: float
     """Share of held-out pairs whose exact score is positive."""
     solved: float
-    """Share of fresh prompts that greedy decoding sorts."""
+    """Share of fresh prompts that greedy decoding sorts; the same prompts for every policy."""
     passes: int
     """Forward passes of the policy, sequences in all."""
     seconds: float
@@ -135,7 +135,7 @@ def align(
         float(-log_expit(score).mean()),
         plotted,
         float((score > 0).mean()),
-        solved(policy, seed),
+        solved(policy, world.seed),
         2 * used.n * batch * steps,
         seconds,
     )

@@ -41,6 +41,7 @@ class SortingWorld:
     train_sums: Tensor
     """`[pairs, 2, 63]` float32, chosen and rejected."""
     held_out_sums: Tensor
+    seed: int
 
 
 def sorting_world(
@@ -61,7 +62,7 @@ def sorting_world(
     reference = pretrained(seed, steps=steps, batch=batch)
     pairs = failures(reference, train + held_out, seed)
     sums = sums_of(reference, pairs)
-    return SortingWorld(reference, pairs[:train], pairs[train:], sums[:train], sums[train:])
+    return SortingWorld(reference, pairs[:train], pairs[train:], sums[:train], sums[train:], seed)
 
 
 def prompts(count: int, seed: int, draw: int = 0) -> Tensor:
