@@ -12,15 +12,16 @@
 # A masked diffusion language model has no likelihood to compare two responses by, only a lower bound
 # that is estimated from random masks. {cite:t}`zhu2025llada15` show that the variance of that
 # estimate rules the bias and the variance of preference optimization, and lower it in three ways
-# (VRPO). Their theory holds, for the form of the bound that they train with; two of its constants can
-# be sharpened, and the bias is of the order of the variance, not of its root. What a training curve
-# shows is another matter: of the gap between the naive and the reduced estimator in the paper's
-# Figure 5, remade here, {glue:text}`vrpo-jensen:.0%` is bias of the plotted loss.
+# (VRPO). Their theory holds, for the form of the bound that they train with; one of its constants can
+# be sharpened, and the bias of the loss is of the order of the variance, not of its root. A training
+# curve shows that bias, too: in our small remake of the paper's Figure 5 it makes up
+# {glue:text}`vrpo-jensen:.0%` ± {glue:text}`vrpo-jensen-error:.0%` of the gap between the naive and
+# the reduced estimator. How much of the paper's own gap is bias is not known.
 #
 # *The paper* aligns LLaDA 8B on 350,000 pairs that are not public. *Here* a small model learns to
 # sort six digits, and every mask of a response is enumerated: variances, biases and gradients are
 # finite sums, without sampling. *The scale* is 125 thousand parameters; what needs eight billion
-# says so, and the same code runs there.
+# says so, and the code reads such checkpoints. Errors (±) are one standard error.
 #
 # Download this chapter as {download}`script <vrpo.py>` or {download}`notebook <vrpo.ipynb>`.
 
@@ -49,17 +50,18 @@ import numpy as np
 import torch
 
 from core.lab import COLOURS, Ledger, choose_device, figure, quote
+from core.train.distributed import SINGLE
 from core.vrpo import exact, published, theory
 from core.vrpo.alignment import DESIGNS, align
 from core.vrpo.budget import advise, run_pilot
 from core.vrpo.cost import Cost
-from core.vrpo.draws import Design, draw_pair
+from core.vrpo.draws import Design
 from core.vrpo.gradient import PairGradients, gram
 from core.vrpo.law import Part, law_of
 from core.vrpo.model import Config
 from core.vrpo.pairs import PairTerms, pair_terms
 from core.vrpo.public_weights import Subject, public_subjects
-from core.vrpo.scoring import Chunks
+from core.vrpo.scoring import Chunks, batch_at, policy_draws, reference_draws
 from core.vrpo.sorting import DIGITS, MASK, solved, sorting_world
 
 ledger = Ledger("vrpo")
@@ -76,13 +78,14 @@ subjects = public_subjects(
 # transformer (LLaDA's architecture) is trained on right answers and stopped when it sorts
 # {glue:text}`vrpo-solved-before:.0%` of fresh prompts. Its own wrong answers are the rejected
 # responses, the right ones the chosen. A response of $L = 6$ tokens has 63 masks: the reference is
-# enumerated on all pairs, and so is a policy, taken from the middle of an alignment run.
+# enumerated on all pairs, and on those held out so is a policy, the last one of an alignment run.
 
 # %% tags=["remove-stdout"]
 world = sorting_world(
     seed, steps=pretrain_steps, train=train_pairs, held_out=held_out_pairs
 )
-quote("vrpo-solved-before", solved(world.reference, seed))
+before = solved(world.reference, seed)
+quote("vrpo-solved-before", before)
 policy, _ = align(world, Design(4), seed=1000 + seed, steps=steps)
 policy = policy.double()
 reference = copy.deepcopy(world.reference).double()
@@ -103,36 +106,53 @@ tables = pair_terms(policy, reference, pairs)
 #
 # (the paper's Eqs. 12 to 15). The second is said to vary less "typically", and is what the paper
 # trains with. How much less? *Infinitely*: with $S_i = \log p_\theta(y^i \mid y^{-i}, x)$ the second
-# moment of $\ell_t$ is $\frac1t \sum_i S_i^2$ to leading order, which is not integrable unless every
-# $S_i$ is zero. Cut at $t \ge \varepsilon$, the variance grows by $\sum_i S_i^2$ with every factor
-# $e$ ({numref}`vrpo-time-form`), all of it within a time, $V_{y_t}$.
+# moment of $\ell_t$ is $\frac1t \sum_i S_i^2$ to leading order, which is not integrable, exactly
+# unless every $S_i$ is zero. Cut at $t \ge \varepsilon$, the variance grows by $\sum_i S_i^2$ with
+# every factor $e$ ({numref}`vrpo-time-form`), all of it within a time, $V_{y_t}$; that of the means
+# at each time, $V_t$, stays finite.
 #
-# The infinity can be taken out, and the second form still wins. Given the mask, $t$ has mean inverse
-# $(L+1)/l$; in place of $1/t$ this weight leaves the mean as it is, lowers the variance, and makes
-# $l$ uniform on $\{0..L\}$. Two lines of algebra then give, for one mask a draw,
+# The infinity can be taken out, and the second form still wins. Given a mask of $l$ tokens, $t$ is
+# $\operatorname{Beta}(l+1, L-l+1)$, so that $1/t$ has mean $(L+1)/l$ and $l$ is uniform on $\{0..L\}$.
+# This weight in place of $1/t$ leaves the mean as it is and lowers the variance. With $S$ the sum of
+# the masked log-probabilities, and the empty mask's $S$ zero,
+#
+# $$
+# \mathbb{E}\Bigl(\tfrac{L+1}{l} S\Bigr)^2 = \frac{1}{L+1} \sum_{l=1}^{L} \frac{(L+1)^2}{l^2}\,
+# \mathbb{E}[S^2 \mid l] = \frac{L+1}{L} \cdot \frac1L \sum_{l=1}^{L} \frac{L^2}{l^2}\,
+# \mathbb{E}[S^2 \mid l] = \Bigl(1 + \frac1L\Bigr)\, \mathbb{E}\,\ell'^2,
+# $$
+#
+# and, the square of the mean taken off both sides, for one mask a draw
 #
 # $$
 # \mathbb{V}[\ell^{\text{averaged}}] = \Bigl(1 + \frac1L\Bigr)\, \mathbb{V}[\ell'] +
 # \frac{\mathcal{B}^2}{L},
 # $$ (vrpo-identity)
 #
-# which proves the paper's "typically".
+# which proves the paper's "typically". Two limits: with several masks at one time the comparison is
+# not made part by part (here $V_t$ is {glue:text}`vrpo-time-split:.3f` for the time form, smaller than
+# {glue:text}`vrpo-count-split:.3f` for the other); and a large cut can take the variance of the time
+# form below, at the price of a bias.
 
 # %% tags=["remove-stdout"]
 sums = tables.policy_w * exact.counts(DIGITS) / DIGITS  # S(m) of the chosen responses
 B, V = exact.mean(tables.policy_w), exact.variance(tables.policy_w)
 averaged, averaged_variance = exact.rao_blackwell(sums)
 identity = theory.averaged_time_form_variance(V, B, DIGITS)
-cuts = np.logspace(-1, -8, 29)
+cuts = np.append(np.logspace(-0.15, -1, 8), np.logspace(-1.25, -8, 28))
 cut_variance = np.array([exact.time_form(sums, eps)[1].mean() for eps in cuts])
 growth = (sums[:, exact.counts(DIGITS) == 1] ** 2).sum(axis=1).mean()
-slope = np.polyfit(np.log(1 / cuts[12:]), cut_variance[12:], 1)[0]
+slope = np.polyfit(np.log(1 / cuts[-16:]), cut_variance[-16:], 1)[0]
 quote("vrpo-growth", growth)
 quote("vrpo-slope", slope)
 quote("vrpo-count-variance", V.mean())
 quote("vrpo-averaged-variance", averaged_variance.mean())
 quote("vrpo-cut-variance", exact.time_form(sums, 1e-3)[1].mean())
 quote("vrpo-cut-bias", (exact.time_form(sums, 1e-3)[0] - B).mean())
+quote("vrpo-far-variance", exact.time_form(sums, 0.5)[1].mean())
+quote("vrpo-far-bias", (exact.time_form(sums, 0.5)[0] - B).mean())
+quote("vrpo-time-split", exact.time_form_split(sums).V_t.mean())
+quote("vrpo-count-split", exact.split(tables.policy_w).V_t.mean())
 
 # %% mystnb={"figure": {"caption": "Variance of one term of the policy's bound, mean over the chosen responses. The time form has to be cut at $t \\ge \\varepsilon$, and grows with $\\ln(1/\\varepsilon)$ at the slope $\\sum_i S_i^2$ (dashed). Averaging $1/t$ given the mask takes the growth away; the fixed-count form is lower still.", "name": "vrpo-time-form"}, "image": {"alt": "Variance against the cut on a logarithmic axis: one line rises without end toward small cuts and runs along a dashed line; two horizontal lines lie below, the fixed-count form lowest."}}
 fig, (ax,) = figure()
@@ -150,7 +170,8 @@ _ = ax.legend()
 # The measured slope is {glue:text}`vrpo-slope:.3f`, the predicted one {glue:text}`vrpo-growth:.3f`.
 # At the customary cut $\varepsilon = 10^{-3}$ the time form has variance
 # {glue:text}`vrpo-cut-variance:.1f` and a bias of {glue:text}`vrpo-cut-bias:.4f` nats; the
-# fixed-count form {glue:text}`vrpo-count-variance:.2f` and none.
+# fixed-count form {glue:text}`vrpo-count-variance:.2f` and none. Cut at $\varepsilon = 0.5$ the time
+# form varies less, {glue:text}`vrpo-far-variance:.2f`, and is off by {glue:text}`vrpo-far-bias:.2f`.
 #
 # (vrpo-e1)=
 
@@ -178,33 +199,10 @@ ledger.record(
     "App. A",
     "the fixed-count form has lower variance than the time form",
     paper="typically",
-    here=f"always, one mask a draw: (1 + 1/L) V + B²/L at best, within {off:.0e}; "
-    "the time form itself has infinite variance",
+    here=f"for one mask a draw, without a cut: (1 + 1/L) V + B²/L at best, within {off:.0e}; "
+    "as it stands its variance is infinite",
     verdict="holds" if off < 1e-10 and lower else "not seen",
     expected="holds",
-)
-
-# %% [markdown]
-# The analysis of the paper is written for the time form. There its hypotheses of bounded gradients
-# (Assumption 1), naturally bounded variances (Remark 1) and finite kurtosis fail as $t \to 0$, and
-# Proposition 1's $\Theta(1/n)$ compares infinities. They hold for the fixed-count form, which is
-# what the paper uses, so that no experiment is affected; and for the time form cut at $\varepsilon$.
-# With shared masks the condition is on the *difference* $S_i^\theta - S_i^{\text{ref}}$: at
-# $\theta = \text{ref}$ nothing varies.
-#
-# (vrpo-e29)=
-
-# %% tags=["hide-input"]
-close = abs(slope / growth - 1)
-ledger.record(
-    "vrpo-e29",
-    "Assumption 1, Remark 1",
-    "gradients and variances of a term are bounded for t in [0, 1]",
-    paper="assumed",
-    here=f"imprecise: the variance grows by {growth:.1f} nats² for each factor e; it applies "
-    "to the fixed-count form",
-    verdict="corrected" if close < 1e-3 and growth > 0 else "not seen",
-    expected="corrected",
 )
 
 # %% [markdown]
@@ -214,10 +212,11 @@ ledger.record(
 # ref})(y_w) - \beta(\mathcal{B}_\theta - \mathcal{B}_{\rm ref})(y_l)$, and what is computed puts
 # estimates in place of the bounds. $\hat s$ is unbiased; $\log\sigma$ is concave, so the loss is not.
 # The paper bounds $\mathbb{E}|\hat\ell - \ell| \le \sqrt{\mathbb{V}\hat s}$ and
-# $\mathbb{V}\hat\ell \le 4\,\mathbb{V}\hat s$ (Theorem 1). Both can be sharpened:
+# $\mathbb{V}\hat\ell \le 4\,\mathbb{V}\hat s$ (Theorem 1). The constant 4 can be replaced by 1; and
+# of the *bias*, which the first quantity dominates, more is true:
 #
 # $$
-# 0 < \mathbb{E}\hat\ell - \ell \le \tfrac18 \mathbb{V}\hat s, \qquad
+# 0 \le \mathbb{E}\hat\ell - \ell \le \tfrac18 \mathbb{V}\hat s, \qquad
 # \mathbb{V}\hat\ell \le \mathbb{V}\hat s,
 # $$ (vrpo-bounds)
 #
@@ -232,12 +231,12 @@ numbers = [1, 2, 4, 8, 16, 32]
 plain = {n: tables.loss_moments(Design(n), beta) for n in numbers}
 apart = {n: tables.loss_moments(Design(n, shared=False), beta) for n in (1, 4, 8)}
 moments = np.array([plain[n] for n in numbers])  # [n, pair, quantity]
-variance, loss, bias, error, loss_variance, jackknife = np.moveaxis(moments, 2, 0)
+variance, loss, bias, error, loss_variance, jackknife, room = np.moveaxis(moments, 2, 0)
 grid = np.linspace(0.05, 4, 40)
 gaussian = np.array([theory.gaussian_loss(0.0, v) for v in grid])
 quote("vrpo-pairs", len(pairs))
 
-# %% mystnb={"figure": {"caption": "Left: bias and mean absolute error of $\\log\\sigma(\\hat s)$ for $\\hat s \\sim \\mathcal{N}(0, V)$, by quadrature (the paper draws 1,000 numbers); dashed: the bounds $V/8$ and $\\sqrt V$. Right: the same for every pair with $n = 1 \\ldots 32$ shared masks, exactly, both axes logarithmic: the bias has slope 1, the mean absolute error slope 1/2.", "name": "vrpo-bias"}, "image": {"alt": "Two panels. Left: two rising curves, each below its dashed bound, the bias nearly straight and the error like a root. Right: two clouds of points on logarithmic axes, along lines of slope one and one half, each below its dashed bound."}}
+# %% mystnb={"figure": {"caption": "Left: bias and mean absolute error of $\\log\\sigma(\\hat s)$ for $\\hat s \\sim \\mathcal{N}(0, V)$, by quadrature (the paper draws 1,000 numbers); dashed: the bounds $V/8$ and $\\sqrt V$. Right: the same for every pair with $n = 1 \\ldots 32$ shared masks, exactly, both axes logarithmic: for small variances the bias has slope 1, the mean absolute error slope 1/2.", "name": "vrpo-bias"}, "image": {"alt": "Two panels. Left: two rising curves, each below its dashed bound, the bias bending away from its bound and the error like a root. Right: two clouds of points on logarithmic axes, along lines of slope one and one half, each below its dashed bound."}}
 fig, (left, right) = figure(columns=2)
 left.plot(grid, gaussian[:, 0], color=COLOURS["exact"], label="bias")
 left.plot(grid, gaussian[:, 1], color=COLOURS["other"], label="mean absolute error")
@@ -245,6 +244,7 @@ left.set(xlabel="variance of the score, Gaussian", ylabel="of the loss (nats)")
 right.plot(variance.ravel(), bias.ravel(), ".", ms=3, color=COLOURS["exact"])
 right.plot(variance.ravel(), error.ravel(), ".", ms=3, color=COLOURS["other"])
 right.set(xscale="log", yscale="log", xlabel="variance of the score, our pairs")
+right.set(ylabel="of the loss (nats)")
 for ax, x in [(left, grid), (right, np.sort(variance.ravel()))]:
     ax.plot(x, x / 8, "--", color=COLOURS["paper"], lw=1)
     ax.plot(x, np.sqrt(x), "--", color=COLOURS["paper"], lw=1)
@@ -257,19 +257,20 @@ _ = left.legend()
 
 # %% tags=["hide-input"]
 score = tables.score(beta)
-tried = [Design(2), Design(2, shared=False), Design(1, 2), Design(2, across_pair=True)]
-drawn = [tables.estimates(k, beta, drawn_runs, seed) for k in tried]
+tried = [Design(2, shared=False), Design(2), Design(1, 2)]
+drawn = [tables.estimates(k, beta, drawn_runs, seed, i) for i, k in enumerate(tried)]
 z = [(x.mean(0) - score) / x.std(0, ddof=1) * np.sqrt(drawn_runs) for x in drawn]
 z = np.concatenate(z)
+# z is nearly normal: four standard errors of its mean, and of its mean square
+fair = abs(z.mean()) * np.sqrt(z.size) < 4
+fair &= abs(np.square(z).mean() - 1) < 4 * np.sqrt(2 / z.size) + 6 / drawn_runs
 ledger.record(
     "vrpo-e3",
     "Props. 3, 4",
-    "the score estimate is unbiased, under each of the three techniques too",
+    "the score estimate is unbiased, however the budget is spent and shared",
     paper="proved",
     here=f"mean z-score {z.mean():+.2f}, sd {z.std():.2f}, of {z.size} means of draws",
-    verdict="holds"
-    if abs(z.mean()) < 5 / np.sqrt(z.size) and z.std() < 1.5
-    else "not seen",
+    verdict="holds" if fair else "not seen",
     expected="holds",
 )
 
@@ -301,8 +302,9 @@ ledger.record(
 
 # %% [markdown]
 # The next three rows are Theorems 1 to 3 on every pair and every $n$. One needs care in the reading.
-# What the paper calls the bias in its Appendix B.2.3 is $\mathbb{E}|\hat\ell - \ell|$, a mean
-# absolute deviation, which dominates the bias $\mathbb{E}\hat\ell - \ell$ of its Section 3.1.
+# What the paper calls the bias in its Appendix B.2.3 is, as we read it (in a text where bars are
+# lost), $\mathbb{E}|\hat\ell - \ell|$, a mean absolute deviation, which dominates the bias
+# $\mathbb{E}\hat\ell - \ell$ of its Section 3.1.
 # *Theorems 1, 2 and 4 are true of it. Read as statements about the bias, Theorem 1 holds but is
 # loose, and the $\sqrt{V}$ scaling of Theorem 2 does not carry over: the bias is of order $V$.*
 #
@@ -311,11 +313,12 @@ ledger.record(
 # (vrpo-e8)=
 
 # %% tags=["hide-input"]
-room = 1e-7  # the grid on which laws are convolved
 bounds, sharp = theory.loss_bounds(variance), theory.sharp_loss_bounds(variance)
-within = (error <= bounds.error).all() and (loss_variance <= bounds.variance).all()
+within = (error <= bounds.error + room).all() and (
+    loss_variance <= bounds.variance
+).all()
 sharper = (bias <= sharp.error + room).all() and (
-    loss_variance <= sharp.variance + room
+    loss_variance <= sharp.variance + room  # room: of the grid that laws stand on
 ).all()
 ledger.record(
     "vrpo-e6",
@@ -328,7 +331,10 @@ ledger.record(
 )
 tail = np.log(variance[3:]).mean(axis=1)
 orders = [np.polyfit(tail, np.log(q[3:]).mean(axis=1), 1)[0] for q in (bias, error)]
-as_said = abs(orders[0] - 1) < 0.1 and abs(orders[1] - 0.5) < 0.1
+next_order = variance[
+    3
+].mean()  # what the local order may be off by, at the largest V used
+as_said = np.abs(np.subtract(orders, [1, 0.5])).max() < max(next_order, 0.02)
 ledger.record(
     "vrpo-e7",
     "Thm. 2",
@@ -339,15 +345,19 @@ ledger.record(
     verdict="corrected" if as_said else "not seen",
     expected="corrected",
 )
-first_order = loss_variance / theory.first_order_variance(score, variance)
+expected = theory.first_order_variance(score, variance)
+first_order = loss_variance.mean(axis=1) / expected.mean(axis=1)
+third = [exact.mean((f - exact.mean(f)[:, None]) ** 3) for f in tables.margins]
+lean = beta**3 * np.abs(third).sum(axis=0).mean() / variance[0].mean() / numbers[-1]
+# the next order is that of V, and of the third moment over the second
+closer = abs(first_order[-1] - 1) < variance[-1].mean() + lean
 ledger.record(
     "vrpo-e8",
     "Thm. 3",
     "the variance of the loss is f'(s)² V[ŝ] to first order",
     paper="approximately",
-    here=f"ratio {np.median(first_order[0]):.2f} at n = 1, {np.median(first_order[-1]):.3f} at "
-    "n = 32 (medians)",
-    verdict="holds" if abs(np.median(first_order[-1]) - 1) < 0.05 else "not seen",
+    here=f"ratio of the means {first_order[0]:.2f} at n = 1, {first_order[-1]:.3f} at n = 32",
+    verdict="holds" if closer else "not seen",
     expected="holds",
 )
 
@@ -375,15 +385,15 @@ predicted = {
     how: np.array([tables.score_variance(k, beta) for k in ks])
     for how, ks in both.items()
 }
-checked = (Design(1), Design(2, 2), Design(8), Design(4, shared=False))
+checked = [Design(1), Design(2, 2), Design(1, 8), Design(8), Design(4, shared=False)]
 seen = {
-    k: tables.estimates(k, beta, drawn_runs, seed, 7).var(axis=0, ddof=1)
-    for k in checked
+    k: tables.estimates(k, beta, drawn_runs, seed, 7, i).var(axis=0, ddof=1)
+    for i, k in enumerate(checked)
 }
 ratio = np.array([v / tables.score_variance(k, beta) for k, v in seen.items()])
-doubt = ratio.mean(axis=0).std() / np.sqrt(len(pairs))  # designs share numbers
+doubt = ratio.std(axis=1, ddof=1) / np.sqrt(len(pairs))  # of each design
 quote("vrpo-drawn-ratio", ratio.mean())
-quote("vrpo-drawn-error", doubt)
+quote("vrpo-drawn-error", np.sqrt(np.square(doubt).sum()) / len(checked))
 gain = predicted["apart"] / predicted["shared"]
 quote("vrpo-sharing", predicted["apart"][-1].mean() / predicted["shared"][-1].mean())
 
@@ -409,37 +419,40 @@ _ = ax.legend()
 # %% tags=["hide-input"]
 split = exact.split(tables.policy_w)
 off = abs((split.V_t + split.V_y) / V - 1).max()
+agrees = (abs(ratio.mean(axis=1) - 1) < 4 * doubt).all()
 ledger.record(
     "vrpo-e9",
     "Lemma 5",
     "the variance of the bound splits into V_t / n_t + V_y / (n_t n_y)",
     paper="proved",
     here=f"V_t + V_y is V within {off:.0e}; drawn over predicted variance "
-    f"{ratio.mean():.2f} ± {doubt:.2f}",
-    verdict="holds"
-    if off < 1e-10 and abs(ratio.mean() - 1) < 4 * doubt
-    else "not seen",
+    f"{ratio.mean(1).min():.2f} to {ratio.mean(1).max():.2f}, ± {doubt.max():.2f}",
+    verdict="holds" if off < 1e-10 and agrees else "not seen",
     expected="holds",
 )
-one, eight = predicted["shared"][0], predicted["shared"][-1]
-ordered = predicted["shared"][[5, 4]], predicted["shared"][[3, 2, 1]]
-best = all((np.diff(rows, axis=0) >= 0).all() for rows in ordered)
+drop = seen[Design(1)].mean() / seen[Design(8)].mean()
+drop_error = drop * np.hypot(doubt[0], doubt[3])
+cost_of_one = seen[Design(1, 8)] - seen[Design(8)]
+steps_up = cost_of_one.mean() / cost_of_one.std(ddof=1) * np.sqrt(len(pairs))
+never_worse = all(
+    (tables.score_variance(Design(8), beta) <= v).all()
+    for v in predicted["shared"][[4, 5]]
+)
 ledger.record(
     "vrpo-e10",
     "Prop. 1",
     "the variance is Θ(1/n), and least at one mask a count",
     paper="proved",
-    here=f"V(1, 1) / V(8, 1) = {(one / eight).mean():.6f}; (8, 1) and (4, 1) are best "
-    "for every pair: among independent draws",
-    verdict="holds" if best and abs(one / eight / 8 - 1).max() < 1e-10 else "not seen",
+    here=f"drawn V(1, 1) / V(8, 1) = {drop:.1f} ± {drop_error:.1f}; (8, 1) is below (1, 8) by "
+    f"{steps_up:.0f} standard errors: among independent draws",
+    verdict="holds" if abs(drop - 8) < 4 * drop_error and never_worse else "not seen",
     expected="holds",
 )
 
 # %% [markdown]
 # Proposition 2 wants a positive correlation between the two bounds, which the paper finds natural.
 # Here it is positive for {glue:text}`vrpo-positive:.0%` of the responses, with a median of
-# {glue:text}`vrpo-correlation:.2f`; where it is not, sharing raises the variance. The further the
-# policy is from its reference, the less there is to share.
+# {glue:text}`vrpo-correlation:.2f`; where it is not, sharing raises the variance.
 #
 # (vrpo-e11)=
 # (vrpo-e12)=
@@ -455,18 +468,18 @@ rho = np.array(
         exact.correlation(tables.policy_l, tables.reference_l),
     ]
 )
-both_sides = np.sum(covariance, axis=0)
-sigmas = both_sides.mean() / both_sides.std(ddof=1) * np.sqrt(len(pairs))
+usual = np.mean(covariance) > 0 and (rho > 0).mean() > 0.5  # exact, pair by pair
 quote("vrpo-positive", (rho > 0).mean())
 quote("vrpo-correlation", np.median(rho))
-lower = (gain[[0, 3, 5]][:, (rho > 0).all(axis=0)] > 1).all()  # one mask a count
+condition = (rho > 0).all(axis=0)
+lower = (gain[[0, 3, 5]][:, condition] > 1).all()  # at one mask a count
 ledger.record(
     "vrpo-e11",
     "Prop. 2",
     "where the correlation is positive, shared masks lower the variance of the score",
     paper="proved",
-    here=f"{gain[-1][(rho > 0).all(axis=0)].min():.2f} to {gain[-1].max():.0f} times, for "
-    "each such pair",
+    here=f"{gain[-1][condition].min():.2f} to {gain[-1][condition].max():.0f} times, for each "
+    f"of {condition.sum()} such pairs",
     verdict="holds" if lower else "not seen",
     expected="holds",
 )
@@ -475,9 +488,8 @@ ledger.record(
     "Sec. 3.2",
     "bounds of policy and reference are naturally correlated",
     paper="Corr > 0",
-    here=f"for {(rho > 0).mean():.0%} of the responses, median {np.median(rho):.2f}; the "
-    f"mean covariance is positive by {sigmas:.0f} standard errors",
-    verdict="holds at this scale" if sigmas > 4 else "not seen",
+    here=f"for {(rho > 0).mean():.0%} of the responses, median {np.median(rho):.2f}",
+    verdict="holds at this scale" if usual else "not seen",
     expected="holds at this scale",
 )
 
@@ -498,36 +510,31 @@ large = Config(
     mlp_hidden=12_288,
     mask_id=126_336,
 )
-flop = {k: Cost(large, 512, 512, k).pair for ks in both.values() for k in ks}
-of_eight = {flop[k] for k in flop if k.n == 8}
-sequences = {
-    k: sum(len(d.masks) for d in (*drawn.policy, *drawn.reference))
-    for k in flop
-    for drawn in [draw_pair(k, (DIGITS, DIGITS), seed)]
-}
-of_eight |= {
-    flop[Design(8)] * sequences[k] / sequences[Design(8)] for k in flop if k.n == 8
-}
+chunks = Chunks(MASK, None, torch.device("cpu"))
+passes = {}  # sequences that go through policy and reference in a step, a pair
+for k in (*both["shared"], *both["apart"]):
+    batch = batch_at(world.train, 0, size=4, design=k, seed=seed, world=SINGLE)
+    sides = policy_draws(batch), reference_draws(batch)
+    passes[k] = [sum(len(p.lengths) for p in chunks(batch.pairs, d)) / 4 for d in sides]
+of_eight = {tuple(count) for k, count in passes.items() if k.n == 8}
 ledger.record(
     "vrpo-e14",
     "Sec. 3.2",
     "allocation and sharing cost nothing",
     paper="no additional cost",
-    here=f"{sequences[Design(8)]} sequences a pair at n = 8, however allocated and shared; "
-    f"LLaDA 8B on 512 + 512 tokens: {flop[Design(8)]:.2g} FLOP",
+    here=f"{passes[Design(8)][0]:g} sequences a pair through either model at n = 8, however "
+    "allocated and shared",
     verdict="holds" if len(of_eight) == 1 else "not seen",
     expected="holds",
 )
-times = sequences[Design(8)] / sequences[Design(1)]
+times = np.divide(passes[Design(8)], passes[Design(1)])
 ledger.record(
     "vrpo-e15",
     "Sec. 3.2",
     "a budget of n costs n times",
     paper="n times",
-    here=f"{times:g} times the sequences at n = 8",
-    verdict="holds"
-    if times == 8 and flop[Design(8)] == 8 * flop[Design(1)]
-    else "not seen",
+    here=f"{times[0]:g} times the sequences at n = 8",
+    verdict="holds" if (times == 8).all() else "not seen",
     expected="holds",
 )
 
@@ -545,10 +552,11 @@ ledger.record(
 # \operatorname{tr}\mathbb{V}\nabla\hat s} + \frac{\mathbb{V}\hat s}{12\sqrt3} \lVert\nabla s\rVert.
 # $$ (vrpo-gradient-bias)
 #
-# The first term is the covariance of weight and gradient, and can be had for nothing: weigh the
-# gradient of one half of the masks by the score of the other half, and the other way round. For each
-# pair this *cross-fitted* gradient has a positive multiple of the exact gradient as its mean; what is
-# left is the second term, at the variance of half the masks.
+# The first term is the covariance of weight and gradient. It vanishes if the gradient of one half of
+# the masks is weighed by the score of the other half, and the other way round. For each pair the mean
+# of this *cross-fitted* gradient is a positive multiple of the exact gradient; what is left is the
+# scalar bias of the weight, the second term at the variance of half the masks, about twice that of the
+# plain weight. The halves must be independent: one systematic set split in two is not.
 
 # %% tags=["remove-stdout"]
 worlds = [
@@ -570,50 +578,87 @@ by_budget = (shared[0] / shared[3])[:, spread].mean()
 by_sharing = (unshared[3] / shared[3])[:, spread].mean()
 quote("vrpo-gradient-budget", by_budget)
 quote("vrpo-gradient-sharing", 1 - 1 / by_sharing)
-quote("vrpo-fitted-bias", (shared[3] / fitted[2])[:, off].mean())
-quote("vrpo-fitted-variance", (fitted[2] / shared[3])[:, spread].mean() - 1)
+quote("vrpo-fitted-bias", shared[3, :, off].mean() / fitted[2, :, off].mean())
+quote(
+    "vrpo-fitted-variance",
+    fitted[2, :, spread].mean() / shared[3, :, spread].mean() - 1,
+)
+quote("vrpo-gradient-pairs", f"{gradient_pairs}")
 
-# %% mystnb={"figure": {"caption": "The gradient of the loss in all 125 thousand parameters, exactly, mean over pairs. Left: trace of its covariance. Right: norm of its bias; dashed: the bound {eq}`vrpo-gradient-bias` for shared masks, of the first pair.", "name": "vrpo-gradient"}, "image": {"alt": "Two panels on logarithmic axes against the number of masks. Left: nearly equal falling lines, apart a little above the others. Right: the bias falls; apart highest, shared below, cross-fitted lowest; a dashed bound above."}}
+# %% mystnb={"figure": {"caption": "The gradient of the loss in all 125 thousand parameters, exactly, mean over pairs. Left: trace of its covariance. Right: norm of its bias; dashed: the bound {eq}`vrpo-gradient-bias` for shared masks.", "name": "vrpo-gradient"}, "image": {"alt": "Two panels on logarithmic axes against the number of masks. Left: nearly equal falling lines, apart a little above the others. Right: the bias falls; apart highest, shared below, cross-fitted lowest; a dashed bound above."}}
 fig, (left, right) = figure(columns=2)
 lines = [("apart", unshared, doubling, "other"), ("shared", shared, doubling, "exact")]
 lines += [("cross-fitted", fitted, doubling[1:], "measured")]
 for name, rows, at, colour in lines:
     left.plot(at, rows[:, :, spread].mean(1), "o-", color=COLOURS[colour], label=name)
     right.plot(at, rows[:, :, off].mean(1), "o-", color=COLOURS[colour])
-score_norm = shared[0, 0, norm] / theory.slope(score[0])
-V_score = tables.score_variance(Design(1), beta)[:gradient_pairs]
-traces = np.array([w.score_variance() for w in worlds])
-at = np.array(doubling)
-limits = theory.gradient_bias_bound(V_score[0] / at, traces[0] / at, score_norm)
-right.plot(at, limits, "--", color=COLOURS["paper"], lw=1)
+at, V_score = np.array(doubling)[:, None], tables.score_variance(Design(1), beta)
+V_score, traces = (
+    V_score[:gradient_pairs] / at,
+    [w.score_variance() for w in worlds] / at,
+)
+score_norm = shared[0, :, norm] / theory.slope(score[:gradient_pairs])
+limits = theory.gradient_bias_bound(V_score, traces, score_norm)
+right.plot(doubling, limits.mean(1), "--", color=COLOURS["paper"], lw=1, label="bound")
+quote("vrpo-bound-used", (shared[:, :, off] / limits).max())
 left.set(xscale="log", yscale="log", xlabel="masks $n$", ylabel="variance (trace)")
 right.set(xscale="log", yscale="log", xlabel="masks $n$", ylabel="bias (norm)")
+right.legend()
 _ = left.legend()
 
 # %% [markdown]
 # From one mask to eight the variance of the gradient falls
 # {glue:text}`vrpo-gradient-budget:.1f` times; sharing takes another
-# {glue:text}`vrpo-gradient-sharing:.1%`. Cross-fitting takes the bias at $n = 8$ down
-# {glue:text}`vrpo-fitted-bias:.1f` times, for {glue:text}`vrpo-fitted-variance:.1%` more variance and
-# no forward pass. In a batch the weights differ from pair to pair, so that its mean direction is
-# close to the exact one, not equal to it.
+# {glue:text}`vrpo-gradient-sharing:.1%` ({glue:text}`vrpo-gradient-pairs` pairs). Its bias reaches at
+# most {glue:text}`vrpo-bound-used:.0%` of the bound. Cross-fitting takes it down
+# {glue:text}`vrpo-fitted-bias:.1f` times at $n = 8$, for {glue:text}`vrpo-fitted-variance:.1%` more
+# variance and no forward pass. In a batch the weights differ from pair to pair, so that its mean
+# direction is close to the exact one, not equal to it.
 #
+# One hypothesis of the analysis needs a word here. The paper's text is written for the time form, and
+# there bounded gradients (Assumption 1), naturally bounded variances (Remark 1) and finite kurtosis
+# fail as $t \to 0$: a term and its gradient carry $1/t$. Lemma 5 reads $\infty = \infty$, and the
+# $\Theta(1/n)$ of Proposition 1 fails. They hold for the fixed-count form, which the paper says it
+# uses, so that no experiment is affected; and for the time form cut at $\varepsilon$. With shared masks
+# the condition is on the *difference* $S_i^\theta - S_i^{\text{ref}}$: at $\theta = \text{ref}$
+# nothing varies.
+#
+# (vrpo-e29)=
 # (vrpo-e13)=
 # (vrpo-e17)=
 
 # %% tags=["hide-input"]
+single = np.tile(exact.counts(DIGITS) == 1, 2)  # masks of one token, of both responses
+steep = min(np.diag(w.gram)[single].sum() for w in worlds) / DIGITS**2
+close = abs(slope / growth - 1)
+ledger.record(
+    "vrpo-e29",
+    "Assumption 1, Remark 1",
+    "gradients and variances of a term are bounded for t in [0, 1]",
+    paper="assumed",
+    here=f"imprecise: the variance grows by {growth:.1f} nats² for each factor e in t, as "
+    "does the gradient's; the fixed-count form meets it",
+    # the slope is fitted down to cuts where the next order, the cut itself, is below 1e-3
+    verdict="corrected" if close < 1e-3 and min(growth, steep) > 0 else "not seen",
+    expected="corrected",
+)
 C = np.array([np.sqrt(np.diag(w.gram)).max() for w in worlds])
-C = theory.gradient_bound(beta, C)
-allowed = theory.gradient_bounds(V_score / at[:, None], traces / at[:, None], C)
-within = (shared[:, :, spread] <= allowed.variance).all()
+allowed = theory.gradient_bounds(V_score, traces, theory.gradient_bound(beta, C))
+deviation = np.sqrt(
+    shared[:, :, spread] + shared[:, :, off] ** 2
+)  # mean square, so at least E|.|
+within = (deviation <= allowed.error).all()
+within &= (shared[:, :, spread] <= allowed.variance).all()
 parts = [w.split() for w in worlds]
 better = all((p.estimate(8, 1) <= p.estimate(1, 8)).all() for p in parts)
 ledger.record(
     "vrpo-e13",
     "Thm. 4, Prop. 5",
-    "the gradient's variance is at most (C²/8) V[ŝ] + tr V∇ŝ, and least at one mask a count",
+    "the gradient's deviation and variance are bounded by those of score and ∇ŝ; one mask a "
+    "count is best for ∇B̂",
     paper="proved",
-    here=f"hold for {gradient_pairs} pairs, all parameters, n = 1 to 16",
+    here=f"hold for {gradient_pairs} pairs, all parameters, n = 1 to 16; the deviation is at "
+    f"most {(deviation / allowed.error).max():.0%} of its bound",
     verdict="holds" if within and better else "not seen",
     expected="holds",
 )
@@ -627,7 +672,9 @@ ledger.record(
     paper="six configurations",
     here=f"sharing at n = 8: loss {sharing:.1f} times, gradient {by_sharing:.2f} times; "
     f"from n = 1 to 8 the gradient's falls {by_budget:.1f} times",
-    verdict="holds at this scale" if falling and sharing > 1 else "not seen",
+    verdict="holds at this scale"
+    if falling and min(sharing, by_sharing) > 1
+    else "not seen",
     expected="holds at this scale",
 )
 
@@ -637,9 +684,13 @@ ledger.record(
 # The paper measures three variances in six configurations of LLaDA 8B. With exact variances at one
 # policy, Lemma 5 forces $V(1,1) = 4\,V(4,1) = 8\,V(8,1)$ and $V(1,4) \le V(1,1) \le 4\,V(1,4)$. The
 # printed $V(1,1) = 44.0$ is {glue:text}`vrpo-table-excess:.1f` times what the base configuration
-# forces ({numref}`vrpo-table-2`, left). Appendix D.5 reports 8 repetitions on 128 pairs and "a
-# checkpoint": heavy tails, or another checkpoint for each column, would explain it. We cannot tell
-# which; it concerns the table, not the lemma.
+# forces ({numref}`vrpo-table-2`, left). The other two columns are high there as well: the loss
+# {glue:text}`vrpo-table-loss:.0f` times its value at $(4,1)$, the gradient
+# {glue:text}`vrpo-table-gradient:.1f` times, where small variances would give about 4. So it is
+# not a misprint of one cell. Appendix D.5 reports 8 repetitions on 128 pairs and "a model checkpoint":
+# heavy tails, or another checkpoint for each column, would explain it. We cannot tell which; it
+# concerns the table, not the lemma. Nor is the table monotone in the score's variance: the gradient's
+# is 10.6 at 2183.7, and 13.0 at 44.0.
 #
 # Nor can the two parts be read off: each pair of cells gives another $(V_t, V_{y_t})$, some of them
 # negative (right). With {glue:text}`vrpo-cell-noise:.0%` of noise in each cell, the fit to all four
@@ -657,6 +708,8 @@ positive = fits[(fits > 0).all(axis=1)]
 low, high = np.quantile(positive[:, 0] / positive[:, 1], [0.1, 0.9])
 quote("vrpo-cell-noise", cell_noise)
 quote("vrpo-table-excess", forced["(4, 1)"].printed / forced["(4, 1)"].high)
+quote("vrpo-table-loss", published.cell(1).loss / published.cell(4).loss)
+quote("vrpo-table-gradient", published.cell(1).gradient / published.cell(4).gradient)
 quote("vrpo-negative", (fits[:, 1] <= 0).mean())
 quote("vrpo-ratio-low", low)
 quote("vrpo-ratio-high", high)
@@ -667,24 +720,34 @@ for name, cell in forced.items():
     left.plot([name, name], [cell.low, cell.high], "o-", color=COLOURS["exact"])
 left.axhline(forced["(4, 1)"].printed, color=COLOURS["paper"], ls="--", lw=1)
 left.set(xlabel="from the printed cell", ylabel="variance at (1, 1)", ylim=(0, 48))
-right.plot(*fits.T, ".", ms=2, color=COLOURS["faint"])
-right.plot(*np.transpose(list(solutions.values())), "x", color=COLOURS["measured"])
+right.plot(*fits.T, ".", ms=2, color=COLOURS["faint"], label="fitted, with noise")
+right.plot(
+    *np.transpose(list(solutions.values())),
+    "x",
+    color=COLOURS["measured"],
+    label="solved",
+)
 right.axhline(0, color=COLOURS["paper"], lw=0.5)
-_ = right.set(xlabel="$V_t$", ylabel="$V_{y_t}$")
+right.set(xlabel="$V_t$", ylabel="$V_{y_t}$")
+_ = right.legend()
 
 # %% [markdown]
 # ## Better estimators, at no cost
 #
-# Everything above draws counts independently. Five changes keep the score unbiased, or take bias
-# away, without one more forward pass. None of them is in the paper; the pieces are known, but we know
+# Everything above draws counts independently. Five changes keep the score unbiased, or reduce the
+# bias, without one more forward pass. None of them is in the paper; the pieces are known, but we know
 # of nobody who applied them to the difference of two policies, or measured them exactly.
 #
-# *Systematic counts*: one uniform number and equal steps from it. *Importance*: counts drawn from $q_l
-# \propto \sqrt{\mathbb{E}[D^2 \mid l]}$ of the difference $D$ to the reference, fitted on one half of
-# the pairs and used on the other. *Across the pair*: chosen and rejected share masks too, which helps
-# where their differences are positively correlated and hurts otherwise; the adviser below measures
-# which. *Jackknife*: $2f(\hat s) - \frac12 [f(\hat s_a) + f(\hat s_b)]$ over independent halves, for a
-# loss that is plotted. *Cross-fitting*, above, for the gradient.
+# *Systematic counts*: one uniform number and equal steps from it. They are not guaranteed never to be
+# worse than independent ones, and one set of them has no estimate of its variance. *Importance*: counts
+# drawn from $q_l \propto \sqrt{\mathbb{E}[D^2 \mid l]}$ of the difference $D$ to the reference, which
+# is best for independent counts. It must be positive wherever $D$ is not zero and fixed before the
+# draw; here it is fitted on one half of the pairs and used on the other. *Across the pair*: chosen and
+# rejected share masks too, which helps where their differences are positively correlated and hurts
+# otherwise; the adviser below measures which. *Jackknife*: $2f(\hat s) - \frac12 [f(\hat s_a) + f(\hat
+# s_b)]$ over independent halves takes away the part of the bias that falls as $1/n$. What remains is
+# of order $1/n^2$, and its gradient is not an unbiased one: it is for a loss that is plotted.
+# *Cross-fitting*, above, is for the gradient.
 
 # %% tags=["remove-stdout"]
 half = len(pairs) // 2
@@ -704,7 +767,7 @@ better = {
 left_over = {k: second.score_variance(v, beta).mean() for k, v in better.items()}
 for name, value in left_over.items():
     quote(f"vrpo-gain-{name.lower().replace(' ', '-')}", left_over["VRPO"] / value)
-quote("vrpo-debiased", np.median(abs(bias[3]) / abs(jackknife[3])))
+quote("vrpo-debiased", bias[3].mean() / abs(jackknife[3].mean()))
 of_counts = [exact.split(f) for f in second.margins]
 share = sum(s.V_t.mean() for s in of_counts) / sum(
     (s.V_t + s.V_y).mean() for s in of_counts
@@ -717,9 +780,10 @@ left.bar(list(left_over), list(left_over.values()), color=COLOURS["exact"])
 left.tick_params(axis="x", rotation=30)
 left.set(ylabel="variance of the score")
 law = theory.rounded_counts_law(100, 16)
-right.plot(np.arange(1, 101), law, ".", color=COLOURS["measured"])
-right.axhline(0.01, color=COLOURS["exact"])
-_ = right.set(xlabel="masked tokens $l$", ylabel="probability", ylim=(0, None))
+right.plot(np.arange(1, 101), law, ".", color=COLOURS["measured"], label="rounded")
+right.axhline(0.01, color=COLOURS["exact"], label="uniform")
+right.set(xlabel="masked tokens $l$", ylabel="probability", ylim=(0, None))
+_ = right.legend()
 
 # %% [markdown]
 # Against VRPO's own estimator at $n = 8$ the exact variance falls
@@ -728,132 +792,161 @@ _ = right.set(xlabel="masked tokens $l$", ylabel="probability", ylim=(0, None))
 # {glue:text}`vrpo-gain-across:.2f` times by sharing across the pair (below one, it rises), and
 # {glue:text}`vrpo-gain-all-three:.2f` times by all three. What systematic counts can win is bounded by
 # the share of $V_t$, here {glue:text}`vrpo-count-share:.0%`. The jackknife takes the bias of the loss
-# down {glue:text}`vrpo-debiased:.0f` times at $n = 8$ (median over pairs).
+# down {glue:text}`vrpo-debiased:.0f` times at $n = 8$, in the mean over pairs.
 #
 # A caution for those who evaluate likelihoods with LLaDA's public code (`get_log_likelihood.py`,
 # `eval_llada.py`): it draws systematic counts too, but rounds them half to even, and the law of a
 # count is then uniform only where $b / \gcd(L, b)$ is odd, for a batch of $b$ and $L$ tokens
-# ({numref}`vrpo-better`, right). The error of a summed log-likelihood is a fraction of a nat and
-# depends on $L \bmod b$; what it does to published scores was not measured. `core.vrpo.draws` is
-# uniform for every $L$ and $b$. VRPO's training code is not public: nothing is known of its sampler.
+# ({numref}`vrpo-better`, right). The error of a summed log-likelihood is about $-(c_1 - c_L)/2q$ nats
+# for even $L$, with $c_l$ the mean log-probability of a token at $l$ masks and $q = b / \gcd(L, b)$: up
+# to the order of a nat for answers of a few tokens, which are compared with one another in multiple
+# choice, negligible for long ones, none with one mask. What it does to published scores was not
+# measured. `core.vrpo.draws` is uniform for every $L$ and $b$. VRPO's training code is not public:
+# nothing is known of its sampler.
 #
 # ## An alignment run, end to end
 #
 # Copies of the reference are trained on {glue:text}`vrpo-train-pairs` pairs with the paper's recipe
 # ($\beta = 0.2$, plus 0.05 times the supervised loss; batch 16) and judged on held-out pairs by the
-# *exact* loss, from all 63 masks. A training curve shows something else: the mean of a loss
-# *estimate*. At the last policy of each run that mean is known, too, for the run's own estimator.
+# *exact* loss, from all 63 masks. A training curve shows something else, a loss *estimate*. Its mean
+# on the held-out pairs is known for the last policy of each run and the run's own estimator: the exact
+# loss, and the bias of what would be plotted.
 
 # %% tags=["remove-stdout"]
 quote("vrpo-train-pairs", f"{len(world.train)}")
+draws_of = {name: (DESIGNS[name], steps) for name in designs}
+draws_of["(1,1), 4x steps"] = (Design(1), 4 * steps)
 runs = {
     name: [
-        align(world, DESIGNS[name], seed=k, steps=steps)[1] for k in range(run_seeds)
+        align(world, design, seed=1000 * seed + k, steps=length)[1]
+        for k in range(run_seeds)
     ]
-    for name in designs
+    for name, (design, length) in draws_of.items()
 }
-runs["(1,1), 4x steps"] = [
-    align(world, Design(1), seed=k, steps=4 * steps)[1] for k in range(run_seeds)
-]
-judged = {
+judged = {  # name -> [run, quantity]
     name: np.array([[o.loss, o.plotted, o.accuracy, o.solved] for o in found])
     for name, found in runs.items()
 }
 exact_loss, plotted, preferred, sorted_right = range(4)
-mean = {name: found.mean(axis=0) for name, found in judged.items()}
+mean = {name: x.mean(axis=0) for name, x in judged.items()}
 error_of = {
     name: x.std(axis=0, ddof=1) / np.sqrt(run_seeds) for name, x in judged.items()
 }
 
-# %% mystnb={"figure": {"caption": "Left: training curves of the first run of each configuration, a running mean over 20 steps (the paper's Figure 5). Right: exact loss of held-out pairs at the end (dots, with two standard errors over runs), and the mean of the loss estimate at the same policies (open). What lies between the two is bias.", "name": "vrpo-runs"}, "image": {"alt": "Left: noisy falling curves, the naive one highest. Right: for each configuration a filled dot and above it an open one; the distance is largest for the naive estimator and smallest for four shared masks."}}
+# %% mystnb={"figure": {"caption": "Left: training curves of the first run of each configuration over their first steps, a running mean over 20 (the paper's Figure 5). Right: exact loss of held-out pairs at the end (filled, with two standard errors over runs), and the mean of the loss estimate at the same policies (open): what lies between the two is bias.", "name": "vrpo-runs"}, "image": {"alt": "Left: noisy falling curves, the naive one highest. Right: for each configuration a filled dot and above it an open one; the distance is largest for the naive estimator and smallest for four shared masks."}}
 fig, (left, right) = figure(columns=2)
 window = min(20, steps)
-for (name, found), colour in zip(runs.items(), list(COLOURS.values()), strict=False):
+for k, (name, found) in enumerate(runs.items()):
     curve = np.convolve(found[0].curve, np.ones(window) / window, mode="valid")
-    left.plot(curve[: steps - window + 1], color=colour, label=name, lw=1)
-    right.errorbar(
-        name,
-        mean[name][exact_loss],
-        2 * error_of[name][exact_loss],
-        fmt="o",
-        color=colour,
-    )
-    right.plot(name, mean[name][plotted], "o", mfc="none", color=colour)
+    left.plot(curve[: steps - window + 1], color=f"C{k}", label=name, lw=1)
+    loss_error = 2 * error_of[name][exact_loss]
+    right.errorbar(name, mean[name][exact_loss], loss_error, fmt="o", color=f"C{k}")
+    right.plot(name, mean[name][plotted], "o", mfc="none", color=f"C{k}")
 left.set(xlabel="step", ylabel="loss estimate (nats)")
 right.set(ylabel="held-out loss (nats)")
 right.tick_params(axis="x", rotation=40)
 _ = left.legend(fontsize=7)
 
 # %% tags=["remove-stdout"]
-naive, full = designs[0], designs[-1]
-shown = mean[naive][plotted] - mean[full][plotted]
-real = mean[naive][exact_loss] - mean[full][exact_loss]
-gap_error = np.hypot(error_of[naive], error_of[full])
-quote("vrpo-jensen", 1 - real / shown)
-quote("vrpo-shown", shown)
-quote("vrpo-real", real)
-quote("vrpo-real-error", gap_error[exact_loss])
-quote("vrpo-naive-loss", mean[naive][exact_loss])
-quote("vrpo-full-loss", mean[full][exact_loss])
-quote("vrpo-flop-loss", mean["(1,1), 4x steps"][exact_loss])
-quote("vrpo-flop-error", error_of["(1,1), 4x steps"][exact_loss])
-quote("vrpo-naive-solved", mean[naive][sorted_right])
-quote("vrpo-full-solved", mean[full][sorted_right])
-quote("vrpo-flop-solved", mean["(1,1), 4x steps"][sorted_right])
+naive, full, longer = judged[designs[0]], judged[designs[-1]], judged["(1,1), 4x steps"]
+gap = naive - full  # run by run: equal seeds see equal pairs in equal order
+gap_mean, gap_error = gap.mean(axis=0), gap.std(axis=0, ddof=1) / np.sqrt(run_seeds)
+bias_share = 1 - gap[:, exact_loss] / gap[:, plotted]
+tail = {k: np.array([o.curve[-steps // 4 :].mean() for o in runs[k]]) for k in designs}
+curves_apart = tail[designs[0]] - tail[designs[-1]]
+more = full - longer
+for name, value in {
+    "vrpo-jensen": bias_share.mean(),
+    "vrpo-jensen-error": bias_share.std(ddof=1) / np.sqrt(run_seeds),
+    "vrpo-curves": curves_apart.mean(),
+    "vrpo-shown": gap_mean[plotted],
+    "vrpo-real": gap_mean[exact_loss],
+    "vrpo-real-error": gap_error[exact_loss],
+    "vrpo-more": more[:, exact_loss].mean(),
+    "vrpo-more-error": more[:, exact_loss].std(ddof=1) / np.sqrt(run_seeds),
+    "vrpo-epochs": steps * 16 / len(world.train),
+    "vrpo-naive-solved": naive[:, sorted_right].mean(),
+    "vrpo-full-solved": full[:, sorted_right].mean(),
+    "vrpo-longer-solved": longer[:, sorted_right].mean(),
+    "vrpo-lift": -gap_mean[sorted_right],
+    "vrpo-lift-error": gap_error[sorted_right],
+}.items():
+    quote(name, value)
 quote("vrpo-seeds", f"{run_seeds}")
 
 # %% [markdown]
-# The pattern of Figure 5 is there: shared masks and more of them give a lower and smoother curve. At
-# the end the curves of the naive and the full estimator are {glue:text}`vrpo-shown:.3f` nats apart in
-# the mean, while the policies' exact losses differ by {glue:text}`vrpo-real:.3f` ±
-# {glue:text}`vrpo-real-error:.3f`, {glue:text}`vrpo-naive-loss:.3f` against
-# {glue:text}`vrpo-full-loss:.3f`: {glue:text}`vrpo-jensen:.0%` of the gap is the bias of what is
-# plotted, not a difference between the models. Two estimators should be compared by a loss that does
-# not depend on $n$.
+# The pattern of Figure 5 is there: with shared masks and more of them the curve is lower and smoother.
+# Over the last quarter of the steps the curves of the naive and the full estimator are
+# {glue:text}`vrpo-curves:.3f` nats apart. On the held-out pairs the two estimators, each at its own
+# last policies, differ by {glue:text}`vrpo-shown:.3f`, and the policies' *exact* losses by
+# {glue:text}`vrpo-real:.3f` ± {glue:text}`vrpo-real-error:.3f`: {glue:text}`vrpo-jensen:.0%` of what
+# is seen is the bias of what is plotted, not a difference between the models. Two estimators should be
+# compared by a loss that does not depend on $n$.
 #
-# Four masks cost four times as much. The same compute spent on four times as many steps with one mask
-# gives {glue:text}`vrpo-flop-loss:.3f` ± {glue:text}`vrpo-flop-error:.3f`: at equal FLOPs the answer
-# is another one than at equal steps, and there is a case for steps before masks. And the task? The
-# reference sorts {glue:text}`vrpo-solved-before:.0%` of fresh prompts, the naive runs
-# {glue:text}`vrpo-naive-solved:.0%`, the full ones {glue:text}`vrpo-full-solved:.0%`, the longer ones
-# {glue:text}`vrpo-flop-solved:.0%`. From the naive to the full estimator that is a change of
-# {glue:text}`vrpo-lift:.1%` ± {glue:text}`vrpo-lift-error:.1%`: right answers do not order by
-# variance here. (The authors note that large drops in variance "do not always translate" to tasks.)
+# Four masks cost four times as much. With one shared mask and four times as many steps, equal FLOPs,
+# the exact loss is lower by another {glue:text}`vrpo-more:.3f` ± {glue:text}`vrpo-more-error:.3f`
+# than with four masks. That is {glue:text}`vrpo-epochs:.0f` epochs against four times as many, on a
+# small set; the paper trains for one epoch, where more steps would need more data.
 #
+# And the task? The table has the share of fresh prompts that each policy sorts, the same prompts for
+# all. The reference sorts {glue:text}`vrpo-solved-before:.0%`; at equal steps the naive runs end at
+# {glue:text}`vrpo-naive-solved:.0%` and the full ones at {glue:text}`vrpo-full-solved:.0%`, the longer
+# runs at {glue:text}`vrpo-longer-solved:.0%`: a lower preference loss is not by itself more right
+# answers. From the naive to the full estimator the accuracy changes by
+# {glue:text}`vrpo-lift:.1%` ± {glue:text}`vrpo-lift-error:.1%`; it does not order by variance here.
+# (The authors note that large drops in variance "do not always translate" to tasks.)
+
+# %%
+print(f"{'':18}{'exact loss':>18}{'preferred':>12}{'sorted right':>16}")
+print(f"{'reference':18}{np.log(2):>10.3f}{'':20}{before:>16.1%}")
+for name in runs:
+    (loss_at, _, won, right_at), (off_loss, _, _, off_right) = (
+        mean[name],
+        error_of[name],
+    )
+    print(
+        f"{name:18}{loss_at:>10.3f} ± {off_loss:.3f}{won:>12.0%}"
+        f"{right_at:>9.1%} ± {off_right:.1%}"
+    )
+
+# %% [markdown]
 # (vrpo-e18)=
 # (vrpo-e19)=
 
 # %% tags=["hide-input", "remove-stdout"]
-lift = mean[full][sorted_right] - mean[naive][sorted_right]
-lift_error = gap_error[sorted_right]
-quote("vrpo-lift", lift)
-quote("vrpo-lift-error", lift_error)
+lift, lift_error = -gap_mean[sorted_right], gap_error[sorted_right]
+gsm8k = (published.cell(4).tasks[0] - published.cell(1).tasks[0]) / 100
 ledger.record(
     "vrpo-e18",
     "Sec. 4.2, Table 2",
     "a lower variance generally leads to better task performance",
     paper="on nine benchmarks",
-    here=f"sorted right: {lift:+.1%} ± {lift_error:.1%} from {naive} to {full}, "
-    f"{run_seeds} runs each",
+    here=f"sorted right: {lift:+.1%} ± {lift_error:.1%} from {designs[0]} to {designs[-1]}, "
+    f"{run_seeds} runs each; {before:.1%} before",
     verdict="holds at this scale" if lift > 4 * lift_error else "not seen",
     expected="not seen",
+    error=lift_error,
+    needs=2 * gsm8k,  # twice what (1, 1) to (4, 1) changes GSM8K by in Table 2
 )
-tails = {
+rough = {
     name: np.mean([o.curve[-steps // 2 :].std() for o in runs[name]])
     for name in designs
 }
-lower = shown > 2 * gap_error[plotted] and tails[full] < tails[naive]
+curves_error = curves_apart.std(ddof=1) / np.sqrt(run_seeds)
+foreseen = float(np.mean([m.bias for m in apart[1]]) - bias[2].mean())
+lower = curves_apart.mean() > 2 * curves_error
+smoother = rough[designs[-1]] < rough[designs[0]]
 ledger.record(
     "vrpo-e19",
     "Fig. 5",
     "reduced variance gives a lower and smoother training loss",
     paper="0.4 to 1.0 against 10 to 70",
-    here=f"lower by {shown:.3f} nats, of which {1 - real / shown:.0%} is bias of the plotted "
-    f"loss; its spread {tails[naive]:.2f} against {tails[full]:.2f}",
-    verdict="holds at this scale" if lower else "not seen",
+    here=f"lower by {curves_apart.mean():.2f} nats, spread {rough[designs[-1]]:.2f} against "
+    f"{rough[designs[0]]:.2f}; {bias_share.mean():.0%} of the gap is bias of the loss estimate",
+    verdict="holds at this scale" if lower and smoother else "not seen",
     expected="holds at this scale",
-    error=gap_error[plotted],
-    needs=shown / 2,
+    error=2 * curves_error,
+    needs=foreseen,  # the biases alone set the curves this far apart, at one policy
 )
 
 # %% [markdown]
@@ -880,28 +973,43 @@ quote("vrpo-guess", f"{guess}")
 quote("vrpo-truth", truth)
 
 # %% tags=["interactive"]
+size = Cost(large, 512, 512, Design())
 for name, pilot in pilots.items():
-    print(name)
-    print(advise(pilot, n=8, cost=Cost(large, 512, 512, Design())))
+    print(name, advise(pilot, n=8, cost=size), sep="\n")
+    print("Table 2, variance of the score: printed at 8B, and predicted here")
+    for row in published.TABLE_2:
+        guessed = pilot.predict(row.design).variance
+        masks = "shared" if row.design.shared else "apart"
+        print(
+            f"  ({row.design.n_t}, {row.design.n_y}) {masks}: {row.score:g}, {guessed}"
+        )
 
 # %% [markdown]
 # Predicted for $(8, 1)$, shared: {glue:text}`vrpo-guess`; exactly: {glue:text}`vrpo-truth:.3g`.
 #
-# Both ends of the paper's training are public, LLaDA-8B-Instruct and LLaDA-1.5. So its variances
-# can be measured without training: the scale file `paper.yaml` names two folders of weights and a
-# file of preferences, and the cell above then lists them beside our world. It is inference alone,
-# {glue:text}`vrpo-pilot-flop:.1g` FLOP for 128 pairs of 512 + 512 tokens, minutes on one GPU. The
-# command `python -m core.vrpo.train` trains on preferences in the common layout, on one GPU with
-# adapters or on several. It was not run at eight billion here.
+# Both ends of the paper's training are public, LLaDA-8B-Instruct and LLaDA-1.5. So the variance of the
+# *score* can be measured without training: the scale file `paper.yaml` names two folders of weights
+# and a file of preferences, and the cell above then lists them beside our world, the six
+# configurations of Table 2 included. It is inference alone, {glue:text}`vrpo-pilot-flop:.1g` FLOP for
+# 128 pairs of 512 + 512 tokens. The variances of loss and gradient it does not measure. The command
+# `python -m core.vrpo.train` trains on preferences in the common layout, on one GPU with adapters or
+# on several. Neither was run at eight billion here.
 #
 # (vrpo-e16)=
 # (vrpo-e20)=
 # (vrpo-e21)=
 # (vrpo-e22)=
+# (vrpo-e24)=
 # (vrpo-e25)=
 # (vrpo-e28)=
 
 # %% tags=["hide-input", "remove-stdout"]
+changes = {
+    (task, sampler): after - before_it
+    for task, cells in published.TABLE_4.items()
+    for sampler, (before_it, after) in cells.items()
+}
+up = sum(change > 0 for change in changes.values())
 quote("vrpo-pilot-flop", 128 * 2 * 8 * 2 * Cost(large, 512, 512, Design(1)).forward)
 ledger.not_tried(
     "vrpo-e16",
@@ -909,7 +1017,7 @@ ledger.not_tried(
     "variances of score, loss and gradient of LLaDA 8B in six configurations",
     paper="score 2.2, 44.0, 1.0, 7.3, 4.7, 2183.7; loss 3.1e-3, 8.7e-2, 2.6e-3, 3.2e-2, "
     "7.3e-3, 62.0; gradient 2.5, 13.0, 1.6, 4.7, 2.5, 10.6",
-    needs="16 GB of weights twice and one GPU for minutes: the scale paper (their pairs and "
+    needs="16 GB of weights twice and one GPU, for the variance of the score: the scale paper; for loss and gradient a backward pass (their pairs and "
     "their checkpoint are not public)",
 )
 ledger.not_tried(
@@ -924,7 +1032,7 @@ ledger.not_tried(
     "vrpo-e21",
     "Abstract, Table 1",
     "LLaDA 1.5 gains on alignment benchmarks",
-    paper="+4.3 Arena-Hard; AlignBench, MTBench",
+    paper="Arena-Hard 10.0 to 14.3, AlignBench 5.4 to 5.9, MTBench 7.2 to 7.3",
     needs="the judge gpt-4-32k",
 )
 ledger.not_tried(
@@ -932,7 +1040,15 @@ ledger.not_tried(
     "Table 1",
     "better than naive DPO on all nine benchmarks",
     paper="9 of 9, one run each",
-    needs="both trainings at 8B, about 400 and 50 H100-hours, and their pairs",
+    needs="both trainings at 8B, 405 H100-hours for the larger, and their pairs",
+)
+ledger.not_tried(
+    "vrpo-e24",
+    "Table 4",
+    "gains with three samplers",
+    paper="diffusion, low confidence, blocks; three tasks",
+    needs=f"the public weights and OpenCompass; as printed {up} of {len(changes)} cells rise, "
+    "two fall with low confidence (HumanEval, IFEval)",
 )
 ledger.not_tried(
     "vrpo-e25",
@@ -952,9 +1068,9 @@ ledger.not_tried(
 # %% [markdown]
 # The paper adds that the techniques carry over to the log-ratios of PPO and GRPO (Section 3.3).
 # Sharing lowers the variance of $\hat{\mathcal{B}}_\theta - \hat{\mathcal{B}}_{\rm ref}$ as it does
-# that of the score. The ratio itself is its exponential, though, convex and so biased upwards: with
-# eight shared masks by a factor of {glue:text}`vrpo-ratio-bias:.2f` (median over chosen responses),
-# which is more than the bias of $\log\sigma$.
+# that of the score (here the ratio is to the reference; in PPO it is to the last policy, which is
+# nearer). The ratio itself is its exponential, convex and so biased upwards: with eight shared masks
+# by a factor of {glue:text}`vrpo-ratio-bias:.2f` (median over chosen responses).
 #
 # (vrpo-e27)=
 
@@ -962,7 +1078,6 @@ ledger.not_tried(
 margin = tables.margins[0]
 alone = exact.variance(tables.policy_w) + exact.variance(tables.reference_w)
 saved = alone - exact.variance(margin)
-sigmas = saved.mean() / saved.std(ddof=1) * np.sqrt(len(pairs))
 lowered = alone.mean() / exact.variance(margin).mean()
 laws = [law_of([Part(f / 8, exact.probabilities(DIGITS))], [8]) for f in margin]
 inflated = [
@@ -977,56 +1092,43 @@ ledger.record(
     paper="stated",
     here=f"sharing lowers the mean {lowered:.1f} times; the ratio itself is biased by a "
     f"factor {np.median(inflated):.2f} at n = 8",
-    verdict="holds at this scale" if sigmas > 4 else "not seen",
+    verdict="holds at this scale"
+    if saved.mean() > 0 and (saved > 0).mean() > 0.5
+    else "not seen",
     expected="holds at this scale",
 )
 
 # %% [markdown]
 # ## What was read
 #
-# Three statements are settled by the paper's own numbers. Table 5 repeats the training with three
-# seeds: the 95 % interval lies above the baseline in {glue:text}`vrpo-decided` of six tasks, and
-# touches it for Math. Table 4 has nine cells, of which {glue:text}`vrpo-up` rise; with low-confidence
-# remasking over the whole answer HumanEval and IFEval fall. And 405 H100-hours are
-# {glue:text}`vrpo-hours:.2%` of the 130,000 H800-hours that LLaDA's pre-training is reported to have
-# taken {cite}`nie2025llada`; by operations, {glue:text}`vrpo-share:.2%` if 30 % of the GPU's peak
-# were used, which the paper does not say.
+# Two statements are settled by printed numbers. Table 5 repeats the training with three seeds: the 95 %
+# interval lies above the baseline, one run taken as exact, in {glue:text}`vrpo-decided` of six tasks,
+# and touches it for Math. And 405 H100-hours are {glue:text}`vrpo-hours:.2%` of the 130,000
+# H800-hours that LLaDA's pre-training is reported to have taken {cite}`nie2025llada`; by operations
+# they stay below 0.5 % as long as less than {glue:text}`vrpo-utilisation:.0%` of the GPU's peak was
+# used, which the paper does not say.
+#
+# The gains of Table 1 were evaluated anew by their authors, with public code and weights
+# (`EVAL.md` of ML-GSAI/LLaDA): there GSM8K gains 4.7 points, HumanEval 4.2, MBPP 3.0, GPQA 2.5, and
+# Math loses 0.4.
 #
 # (vrpo-e23)=
-# (vrpo-e24)=
 # (vrpo-e26)=
 
 # %% tags=["hide-input", "remove-stdout"]
 decided = published.decided_by_seeds()
-changes = {
-    (task, sampler): after - before
-    for task, cells in published.TABLE_4.items()
-    for sampler, (before, after) in cells.items()
-}
-up = sum(change > 0 for change in changes.values())
 hours = published.Training().h100_hours / published.PRETRAINING_HOURS
 quote("vrpo-decided", f"{len(decided)}")
-quote("vrpo-up", f"{up}")
 quote("vrpo-hours", hours)
-quote("vrpo-share", published.compute_share(0.3))
+quote("vrpo-utilisation", 0.005 / published.compute_share(1.0))
 ledger.audited(
     "vrpo-e23",
     "Table 5",
     "the gains are significant over seeds for most tasks",
     paper="for most tasks",
-    here=f"{len(decided)} of {len(published.TABLE_5)} intervals lie above the baseline",
+    here=f"{len(decided)} of {len(published.TABLE_5)} intervals lie above the baseline's one run",
     read="arXiv:2505.19223v2, Table 5",
     verdict="holds" if len(decided) > len(published.TABLE_5) / 2 else "corrected",
-    expected="corrected",
-)
-ledger.audited(
-    "vrpo-e24",
-    "Table 4",
-    "LLaDA 1.5 gains with every sampler",
-    paper="three samplers, three tasks",
-    here=f"{up} of {len(changes)} cells rise; low confidence falls on HumanEval and IFEval",
-    read="arXiv:2505.19223v2, Table 4",
-    verdict="holds" if up == len(changes) else "corrected",
     expected="corrected",
 )
 ledger.audited(
@@ -1034,8 +1136,9 @@ ledger.audited(
     "App. D.3",
     "the training takes less than 0.5 % of the cost of pre-training",
     paper="405 H100-hours",
-    here=f"{hours:.2%} of the GPU-hours",
-    read="arXiv:2505.19223v2, App. D.3; arXiv:2502.09992, Sec. 1",
+    here=f"{hours:.2%} of the GPU-hours, H100 against H800; by operations if less than "
+    f"{0.005 / published.compute_share(1.0):.0%} of the peak was used",
+    read="arXiv:2505.19223v2, App. D.3; 130,000 H800-hours as reported of arXiv:2502.09992",
     verdict="holds" if hours < 0.005 else "corrected",
     expected="holds",
 )
