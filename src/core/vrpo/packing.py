@@ -27,7 +27,7 @@ class Pack(NamedTuple):
     targets: Tensor
     """`[N]` int64: the tokens that belong there."""
     owner: Tensor
-    """`[N]` int64: the sequence of each masked place, ascending."""
+    """`[N]` int64: the sequence of each masked place, ascending; of some there may be none."""
 
     def to(self, device: torch.device | str) -> "Pack":
         """Return the same pack with its tensors on `device`."""
@@ -45,18 +45,20 @@ def pack(
 ) -> Pack:
     """Return the pack of S sequences, each a prompt and a response with a mask applied to it.
 
-    The same tensor may stand for many sequences: n masks of one response are n sequences.
+    The same tensor may stand for many sequences: n masks of one response are n sequences. A mask
+    without a masked token, which the time form draws, leaves its sequence without a row: its S is
+    an empty sum, 0.
 
     Args:
         prompts: S of `[P]`, integer tokens; may be empty, never masked.
         responses: S of `[L]`, integer tokens, at least one each.
-        masks: S of `[L]` bool, True where the response is masked, at least one True each.
+        masks: S of `[L]` bool, True where the response is masked.
         mask_id: the mask token; no prompt or response may hold it.
 
     Raises:
         ValueError: no sequence, other numbers of prompts, responses and masks, a shape or dtype
-            that does not fit, an empty response, a mask of another length than its response or
-            without a masked token, or data that holds the mask token.
+            that does not fit, an empty response, a mask of another length than its response, or
+            data that holds the mask token.
     """
     _check_shapes(prompts, responses, masks)
     P, L = [len(x) for x in prompts], [len(x) for x in responses]
@@ -68,7 +70,6 @@ def pack(
     rows = masked + shift[masked]
     owner = torch.arange(S, device=device).repeat_interleave(sizes[1], output_size=sum(L))[masked]
     lengths = tuple(p + l for p, l in zip(P, L, strict=True))
-    _check_masks(owner, S)
     _check_no_mask_token(tokens, lengths, P, mask_id)
     targets = tokens[rows]
     return Pack(tokens.index_fill(0, rows, mask_id), lengths, rows, targets, owner)
@@ -95,13 +96,6 @@ def _check_shapes(
             _refuse(s, "want a response of at least one token, got none: leave the pair out")
         if len(mask) != len(response):
             _refuse(s, f"want a mask of the response's {len(response)} tokens, got {len(mask)}")
-
-
-def _check_masks(owner: Tensor, S: int) -> None:
-    count = torch.bincount(owner, minlength=S)
-    if not count.all():
-        s = int((count == 0).nonzero()[0])
-        _refuse(s, "want a mask with at least one masked token, got none: its term is not defined")
 
 
 def _check_no_mask_token(
