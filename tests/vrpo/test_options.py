@@ -69,9 +69,18 @@ def test_a_proposal_reaches_the_masks(here):
         ("--proposal 1,a", "want numbers and commas, such as 3,2,1, got '1,a'"),
         ("--proposal 1,0", "want a proposal of positive numbers"),
         ("--proposal 1,nan", "want a proposal of positive numbers"),
+        ("--lora-alpha 4", "want --lora-alpha with --lora, got --lora-alpha 4.0 without"),
+        ("--lora 2 --lora-alpha 0", "want --lora-alpha > 0, got 0.0"),
+        ("--lora 2 --lora-alpha nan", "want --lora-alpha > 0, got nan"),
+        ("--eos 13", "want --eos among the model's 13 tokens"),
+        ("--eos 12", "and not the mask token (12), got 12"),
+        ("--out prefs.jsonl/run", "got prefs.jsonl/run: "),
+        ("--out model/config.json/a/b", "model/config.json is a file"),
+        ("--data same.jsonl", "same.jsonl:1: want two responses that differ"),
     ],
 )
 def test_a_wrong_request_is_refused_in_one_line_with_nothing_written(here, capsys, more, said):
+    (here / "same.jsonl").write_text(json.dumps({**GOOD, "rejected": GOOD["chosen"]}))
     before = sorted(here.rglob("*"))
     assert train(f"--steps 1 {more}") == 2
     told = capsys.readouterr().err
@@ -79,3 +88,44 @@ def test_a_wrong_request_is_refused_in_one_line_with_nothing_written(here, capsy
     assert said in told
     assert told.count("\n") == 1
     assert sorted(here.rglob("*")) == before
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_loaded(here, capsys):
+    assert train("--model none --data none", out="prefs.jsonl/run") == 2
+    assert "want --out to be a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("warmup", "told"), [(1, False), (4, False), (5, True)])
+def test_a_warmup_that_never_ends_is_told(here, capsys, warmup, told):
+    assert train(f"--steps 4 --n-t 1 --warmup {warmup} --lr 0.01") == 0
+    said = capsys.readouterr().err
+    note = "note: 4 step(s) end within --warmup 5: the learning rate gets to 0.008, never to 0.01"
+    assert (note in said) == told
+    assert ("note:" in said) == told
+    with open("out/log.jsonl") as log:
+        rates = [json.loads(line)["learning_rate"] for line in log]
+    assert max(rates) == pytest.approx(0.008 if told else 0.01)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "paper's timesteps",
+        "2 keep its halves independent",
+        "of a bfloat16 one the adapters are float32",
+        "on a GPU if there is one",
+        "repeat its other options",
+    ],
+)
+def test_help_explains(capsys, said):
+    assert main(["--help"]) == 0
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_no_utf8_holds_is_left_out_and_listed(here):
+    odd = json.dumps({**GOOD, "\ud800": 1})
+    (here / "data").mkdir()
+    (here / "data" / "odd\udc80.jsonl").write_text(json.dumps(GOOD) + "\n" + odd)
+    assert train("--steps 1 --n-t 1 --skip-bad --data data") == 0
+    (line,) = (here / "out" / "skipped.jsonl").read_text().splitlines()
+    assert json.loads(line)["where"] == "odd\udc80.jsonl:2"

@@ -4,6 +4,10 @@ import dataclasses
 import json
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -11,6 +15,7 @@ from core.train.checkpoint import checkpoints
 from core.vrpo.llada import save_llada
 from core.vrpo.model import Config, MaskedDiffusionLM
 from core.vrpo.train import main
+from core.vrpo.trainer import Trainer
 
 CONFIG = Config(
     vocab_size=13, d_model=8, n_layers=1, n_heads=2, mlp_hidden=12, mask_id=12, max_length=24
@@ -194,3 +199,64 @@ def test_precomputed_scores_know_the_mask_token_they_are_of(here, capsys):
     path.write_text(json.dumps({**config, "mask_token_id": 11}))
     base = "--model moved --data prefs.jsonl --out out --reference-scores scores"
     refused(capsys, "", "scores is of another run: its reference is", base=base)
+
+
+def told(out):
+    record = json.loads((out / "run.json").read_text())
+    return record["status"], record["done"], record["reason"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted", "interrupted: --resume goes on"),
+        (ValueError("no\nnumber"), 1, "failed", "failed: no"),
+        (
+            OSError(28, "No space left"),
+            1,
+            "failed",
+            "failed: [Errno 28] No space left: mend that, and --resume goes on",
+        ),
+    ],
+)
+def test_a_run_that_stops_says_how_and_goes_on(
+    here, capsys, monkeypatch, error, code, status, said
+):
+    step = Trainer.step
+
+    def stops(self):
+        if self.done == 2:
+            raise error
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "step", stops)
+    assert train("--steps 3 --save-every 1") == code
+    assert said in capsys.readouterr().err
+    reason = (str(error) or "KeyboardInterrupt").splitlines()[0]
+    assert told(here / "out") == (status, 2, reason)
+    monkeypatch.setattr(Trainer, "step", step)
+    assert train("--steps 3 --save-every 1 --resume") == 0
+    assert told(here / "out") == ("done", 3, None)
+
+
+def test_a_run_whose_scores_are_no_numbers_has_failed(here):
+    assert train("--steps 9 --lr 1e30") == 1
+    status, _, reason = told(here / "out")
+    assert status == "failed"
+    assert reason.startswith("want ")
+
+
+def test_a_sigterm_interrupts_a_run_that_can_go_on(here):
+    asked = f"--model model --data prefs.jsonl --out out {FAST} --save-every 1 --steps"
+    command = [sys.executable, "-m", "core.vrpo.train", *shlex.split(asked)]
+    process = subprocess.Popen([*command, "5000"], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not checkpoints(here / "out" / "checkpoints") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "interrupted: --resume goes on from the last checkpoint"
+    status, done, reason = told(here / "out")
+    assert (status, reason) == ("interrupted", "KeyboardInterrupt")
+    assert 0 < done < 5000

@@ -288,7 +288,7 @@ def test_a_folder_that_holds_a_run_is_refused_unless_it_is_that_run(here, capsys
         ("--n-t 3 --cross-fitted", "wants two independent halves"),
         ("--save-every 0", "want --save-every >= 1"),
         ("--max-length 0", "want --max-length >= 1"),
-        ("--lora 0", "want rank >= 1"),
+        ("--lora 0", "want --lora >= 1"),
         ("--lora 2 --shard fsdp2", "want --shard ddp with --lora"),
         ("--dtype bfloat16 --shard ddp", "want --shard fsdp2 with --dtype bfloat16"),
         ("--max-length 3", "too long: want at most 3 tokens"),

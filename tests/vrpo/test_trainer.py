@@ -141,6 +141,7 @@ def test_the_figures_are_those_of_the_definitions():
     margins = torch.stack(margins)  # [B, 2, n]
     s_hat = margins.mean(2) @ torch.tensor([1.0, -1.0], dtype=torch.float64)
     assert found["score"] == pytest.approx(s_hat.mean().item())
+    assert all(s_hat != 0)
     assert found["accuracy"] == (s_hat > 0).double().mean().item()
     assert found["loss"] == pytest.approx(-logsigmoid(s_hat).mean().item())
     # the variance of a mean of four
@@ -196,9 +197,10 @@ def test_a_design_that_does_not_tell_has_no_variance():
     assert trainer(changed(design=Design(n_t=1))).gradient()["score_variance"] is None
 
 
-def test_a_policy_that_is_its_reference_has_score_zero():
+def test_a_policy_that_is_its_reference_has_score_zero_and_is_right_by_halves():
     found = trainer(policy=tiny(2)).gradient()
     assert found["score"] == 0.0
+    assert found["accuracy"] == 0.5
     assert found["loss"] == pytest.approx(np.log(2), abs=1e-15)
 
 
@@ -226,6 +228,30 @@ def test_a_step_is_a_step_of_adamw_with_the_gradient_clipped():
     expected = start * (1 - rate * 0.01) - rate * g / (g.abs() + 1e-8)
     stepped = torch.nn.utils.parameters_to_vector(here.policy.parameters())
     torch.testing.assert_close(stepped, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_five_steps_are_those_of_adamw_written_out(decay):
+    recipe = changed(warmup=3, weight_decay=decay, betas=(0.7, 0.95))
+    here, policy = trainer(recipe), tiny(1)
+    x = torch.nn.utils.parameters_to_vector(policy.parameters()).detach()
+    m, v = torch.zeros_like(x), torch.zeros_like(x)
+    for k in range(1, 6):
+        here.gradient()  # the step's own: its masks have names
+        g, rate = gradients(here.policy), learning_rate(here.done, recipe)
+        m, v = 0.7 * m + 0.3 * g, 0.95 * v + 0.05 * g**2
+        x = x * (1 - rate * decay)
+        x = x - rate * (m / (1 - 0.7**k)) / ((v / (1 - 0.95**k)).sqrt() + 1e-8)
+        here.step()
+    stepped = torch.nn.utils.parameters_to_vector(here.policy.parameters()).detach()
+    # five steps of 1e-2 at most, in float64, on gradients from 1e-8 up
+    torch.testing.assert_close(stepped, x, rtol=0, atol=1e-10)
+
+
+def test_the_papers_constants_reach_the_optimizer():
+    (group,) = trainer(Recipe(steps=1)).optimizer.param_groups
+    assert group["betas"] == (0.9, 0.95)
+    assert group["weight_decay"] == 0.01
 
 
 def test_the_learning_rate_rises_and_falls_as_a_cosine():

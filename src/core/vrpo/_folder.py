@@ -1,6 +1,6 @@
 """The folder of a run: what may be in it, whose that is, and what is written to it.
 
-OUT/run.json           options, data, provenance, how it ended; written before all else
+OUT/run.json           options, data, provenance, how it ended and why; written before all else
 OUT/log.jsonl          a line for each step
 OUT/skipped.jsonl      lines of the data that were left out, and why
 OUT/checkpoints/       the last of them, to resume from

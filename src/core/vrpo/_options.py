@@ -62,6 +62,7 @@ def read_data(options: Options) -> Preferences:
         ValueError, FileNotFoundError: see `read_preferences`, `read_config`, `check_reference`.
     """
     config = read_config(options.model)
+    _check_eos(options.eos, config)
     longest = min(options.max_length or config.max_length, config.max_length)
     limits = Limits(config.vocab_size, config.mask_id, longest)
     tokenizer = WhenNeeded(options.tokenizer or options.model, eos=config.eos_id)
@@ -71,6 +72,14 @@ def read_data(options: Options) -> Preferences:
     if options.reference is not None:
         check_reference(config, read_config(options.reference), data.kept)
     return data
+
+
+def _check_eos(eos: Eos, config: Config) -> None:
+    if isinstance(eos, int) and (not 0 <= eos < config.vocab_size or eos == config.mask_id):
+        raise ValueError(
+            f"want --eos among the model's {config.vocab_size} tokens and not the mask token "
+            f"({config.mask_id}), got {eos}"
+        )
 
 
 def check_reference(model: Config, reference: Config, data: list[Preference]) -> None:

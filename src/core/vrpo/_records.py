@@ -74,9 +74,22 @@ def _parsed(where: str, text: bytes) -> Record:
         return Record(where, None, f"broken line: want UTF-8, got byte {error.start} that is none")
     except (json.JSONDecodeError, RecursionError) as error:
         return Record(where, None, f"broken line: want one JSON object, got {error}")
+    except ValueError:  # thousands of digits, which Python refuses to read
+        return Record(where, None, "broken line: want token ids, got a number of too many digits")
     if not isinstance(row, dict):
         return Record(where, None, f"want one JSON object, got {type(row).__name__}")
+    if b"\\ud" in text.lower() and not _is_unicode(row):
+        return Record(where, None, "broken line: want Unicode text, got half of a surrogate pair")
     return Record(where, row)
+
+
+def _is_unicode(row: dict[str, Any]) -> bool:
+    """Tell whether UTF-8 can hold all that JSON's escapes have spelt."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parquet(file: Path) -> Iterator[Record]:

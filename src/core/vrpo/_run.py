@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -98,13 +99,28 @@ class Run:
 
         Raises:
             ValueError: a score or a gradient is no number.
-            OSError: something could not be written.
+            OSError: something could not be written; the message says how to go on.
         """
-        began, trainer, steps = time.monotonic(), self.trainer, self.recipe.steps
         if self.finished:
             return
-        if self.world.first:
-            self.folder.begin(trainer.done, self.skipped, self._record("running"))
+        began = time.monotonic()
+        try:
+            if self.world.first:
+                self.folder.begin(self.trainer.done, self.skipped, self._record("running"))
+            self._steps()
+            self._write_result()
+            self._tell("done", time.monotonic() - began)
+        except BaseException as error:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            with suppress(OSError):  # what went wrong may be the disk
+                self._tell(status, time.monotonic() - began, reason=_reason(error))
+            if isinstance(error, OSError):
+                hint = "mend that, and --resume goes on from the last checkpoint"
+                raise OSError(f"{error}: {hint}") from error
+            raise
+
+    def _steps(self) -> None:
+        trainer, steps = self.trainer, self.recipe.steps
         with Show("step", steps, done=trainer.done, quiet=not self.world.first) as show:
             while trainer.done < steps:
                 started = time.monotonic()
@@ -114,9 +130,6 @@ class Run:
                     self._save()
                 right = f"loss {figures.loss:.3f}, {figures.accuracy:.0%} right"
                 show(trainer.done, right)
-        self._write_result()
-        if self.world.first:
-            self.folder.tell(self._record("done", time.monotonic() - began))
 
     def _log(self, epoch: int, figures: Figures, seconds: float) -> None:
         if self.world.first:
@@ -156,10 +169,17 @@ class Run:
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
-    def _record(self, status: str, seconds: float | None = None) -> dict[str, Any]:
+    def _tell(self, status: str, seconds: float, *, reason: str | None = None) -> None:
+        if self.world.first:
+            self.folder.tell(self._record(status, seconds, reason))
+
+    def _record(
+        self, status: str, seconds: float | None = None, reason: str | None = None
+    ) -> dict[str, Any]:
         asked = {k: _plain(v) for k, v in dataclasses.asdict(self.options).items()}
         return {
             "status": status,
+            "reason": reason,
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             "steps": self.recipe.steps,
             "done": self.trainer.done,
@@ -245,6 +265,11 @@ def _adapters(options: Options) -> dict[str, Any]:
         return {"lora.rank": 0}
     alpha = 2 * rank if options.lora_alpha is None else options.lora_alpha
     return {"lora.rank": rank, "lora.alpha": alpha, "lora.matrices": " ".join(MATRICES)}
+
+
+def _reason(error: BaseException) -> str:
+    """Return what went wrong, in a line."""
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _plain(value: Any) -> Any:

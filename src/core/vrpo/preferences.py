@@ -147,6 +147,8 @@ def _preference(
             found[field] = [*found[field], eos]
     for field, ids in found.items():
         _check(field, ids, limits)
+    if found["chosen"] == found["rejected"]:
+        raise ValueError("want two responses that differ, got the same tokens twice: remove it")
     longest = max(len(found["chosen"]), len(found["rejected"]))
     if len(found["prompt"]) + longest > limits.max_length:
         raise ValueError(

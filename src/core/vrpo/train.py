@@ -18,12 +18,11 @@ import click
 import torch
 
 from core.train.distributed import start
+from core.vrpo._asked import design_of, options_of, recipe_of
 from core.vrpo._folder import check_out
-from core.vrpo._options import Options, check_scores, read_data
+from core.vrpo._options import check_scores, read_data
 from core.vrpo._run import Run, precompute_scores
-from core.vrpo.draws import Design
 from core.vrpo.preferences import Preferences
-from core.vrpo.scoring import batches
 from core.vrpo.trainer import Recipe
 
 FOLDER = click.Path(path_type=Path)
@@ -68,7 +67,11 @@ def proposal(_: click.Context, __: click.Parameter, value: str | None) -> Any:
 @option("--model", type=FOLDER, required=True, help="Folder of a LLaDA checkpoint: the start.")
 @option("--data", type=FOLDER, required=True, help="Preferences: JSON Lines, Parquet, a folder.")
 @option("--out", type=FOLDER, help="Folder for the result; may exist, but hold no other run.")
-@option("--resume", is_flag=True, help="Go on with the run in --out, or begin it.")
+@option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the run in --out, or begin it: repeat its other options.",
+)
 @option("--tokenizer", type=FOLDER, help="Folder or tokenizer.json; else the model's.")
 @option("--eos", default="tokenizer", callback=eos, help="End of a response: tokenizer, none, ID.")
 @option("--max-length", type=int, help="Longest prompt and response, in tokens; else the model's.")
@@ -77,8 +80,13 @@ def proposal(_: click.Context, __: click.Parameter, value: str | None) -> Any:
 @option("--epochs", type=int, help="Passes over the data; 1 if --steps is not given.")
 @option("--batch", type=int, default=64, help="Pairs in an update, over all processes.")
 @option("--lr", type=float, default=5e-7, help="Highest learning rate.")
-@option("--warmup", type=int, default=15, help="Steps in which it rises; a cosine follows.")
-@option("--weight-decay", type=float, default=0.01, help="Of AdamW.")
+@option(
+    "--warmup",
+    type=int,
+    default=15,
+    help="Steps in which it rises; a cosine falls to 0 at the last.",
+)
+@option("--weight-decay", type=float, default=0.01, help="Of AdamW, on all that is trained.")
 @option("--clip", type=float, help="Norm to scale the gradient down to.")
 @option("--beta", type=float, default=0.2, help="Strength of the reference.")
 @option("--supervised", type=float, default=0.05, help="Weight of the supervised term.")
@@ -120,7 +128,12 @@ def proposal(_: click.Context, __: click.Parameter, value: str | None) -> Any:
 @option("--reference", type=FOLDER, help="Folder of the reference; else the start.")
 @option("--reference-scores", type=FOLDER, help="Its scores, precomputed: no second model.")
 @option("--precompute-reference", type=FOLDER, help="Only write such scores to this file.")
-@option("--lora", type=int, help="Train adapters of this rank; the reference is without them.")
+@option(
+    "--lora",
+    type=int,
+    help="Train adapters of this rank; the reference is without them. "
+    "The model stays frozen in --dtype; of a bfloat16 one the adapters are float32.",
+)
 @option("--lora-alpha", type=float, help="Their scale is alpha / rank; else twice the rank.")
 @option(
     "--at-once",
@@ -133,9 +146,15 @@ def proposal(_: click.Context, __: click.Parameter, value: str | None) -> Any:
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float64"]),
     default="float32",
-    help="To compute in. With bfloat16 the trained weights stay float32.",
+    help="To compute in. With bfloat16 the trained weights stay float32: all of them (which "
+    "--shard fsdp2 keeps), or the adapters of --lora.",
 )
-@option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where.")
+@option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    help="Where to compute; auto: on a GPU if there is one, one for each process.",
+)
 @option(
     "--shard",
     type=click.Choice(["auto", "none", "ddp", "fsdp2"]),
@@ -158,7 +177,7 @@ def cli(**asked: Any) -> int:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     try:
-        options, design = _options(asked), _design(asked)
+        options, design = options_of(asked), design_of(asked)
         scores: Path | None = asked["precompute_reference"]
         if scores is None:
             check_out(options.out, resume=options.resume)
@@ -170,12 +189,13 @@ def cli(**asked: Any) -> int:
         try:
             world = stack.enter_context(start(asked["device"], group=options.shard == "fsdp2"))
             data = read_data(options)
-            recipe = _recipe(asked, design, len(data.kept))
+            recipe = recipe_of(asked, design, len(data.kept))
             run = Run(options, recipe, data, world) if scores is None else None
         except (ValueError, OSError, ImportError) as error:
             raise Declined(str(error)) from error
         if world.first:
             _list_skipped(data)
+            _warn(recipe)
         if scores is not None:
             precompute_scores(scores, options, recipe, data, world)
         elif run is not None:
@@ -185,88 +205,21 @@ def cli(**asked: Any) -> int:
     return 0
 
 
-def _options(asked: dict[str, Any]) -> Options:
-    names = ("model", "data", "out", "tokenizer", "eos", "max_length", "skip_bad", "reference")
-    more = ("reference_scores", "lora", "lora_alpha", "checkpointing", "resume")
-    for name in ("save_every", "keep", "max_length"):
-        if asked[name] is not None and asked[name] < 1:
-            raise ValueError(f"want --{name.replace('_', '-')} >= 1, got {asked[name]}")
-    dtype = getattr(torch, asked["dtype"])
-    return Options(
-        **{name: asked[name] for name in (*names, *more)},
-        save_every=asked["save_every"],
-        keep=asked["keep"],
-        dtype=dtype,
-        shard=_shard(asked, dtype),
-    )
-
-
-def _shard(asked: dict[str, Any], dtype: torch.dtype) -> Any:
-    """Return how to share the model, and refuse what does not go together."""
-    shard, adapters = asked["shard"], asked["lora"] is not None
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if adapters and shard == "fsdp2":
-        raise ValueError(
-            "want --shard ddp with --lora: frozen weights and adapters of other dtypes do not "
-            "go into one part"
-        )
-    # whoever runs in bfloat16 needs float32 weights to train, which FSDP2 keeps, for one too
-    half = dtype == torch.bfloat16 and not adapters and asked["precompute_reference"] is None
-    if shard == "auto":
-        return "fsdp2" if half else "ddp" if several else "none"
-    if half and shard != "fsdp2":
-        raise ValueError(f"want --shard fsdp2 with --dtype bfloat16, got {shard}; or --lora")
-    return shard
-
-
-def _design(asked: dict[str, Any]) -> Design:
-    systematic, sets = asked["counts"] == "systematic", asked["sets"]
-    if sets is not None and not systematic:
-        raise ValueError(f"want --sets with --counts systematic, got --sets {sets} without")
-    halves = asked["cross_fitted"] and systematic
-    return Design(
-        n_t=asked["n_t"],
-        n_y=asked["n_y"],
-        counts=asked["counts"],
-        shared=not asked["not_shared"],
-        across_pair=asked["across_pair"],
-        proposal=asked["proposal"],
-        sets=(2 if halves else 1) if sets is None else sets,
-    )
-
-
-def _recipe(asked: dict[str, Any], design: Design, pairs: int) -> Recipe:
-    steps, epochs = asked["steps"], asked["epochs"]
-    if steps is not None and epochs is not None:
-        raise ValueError(f"want --steps or --epochs, got both: {steps} and {epochs}")
-    if asked["batch"] < 1:
-        raise ValueError(f"want batch >= 1, a whole number, got {asked['batch']}")
-    if steps is None:
-        epochs = 1 if epochs is None else epochs
-        if epochs < 1:
-            raise ValueError(f"want --epochs >= 1, got {epochs}")
-        steps = epochs * batches(pairs, asked["batch"])
-    return Recipe(
-        steps=steps,
-        batch=asked["batch"],
-        design=design,
-        beta=asked["beta"],
-        supervised=asked["supervised"],
-        gradient="cross-fitted" if asked["cross_fitted"] else "plain",
-        learning_rate=asked["lr"],
-        warmup=asked["warmup"],
-        weight_decay=asked["weight_decay"],
-        clip=asked["clip"],
-        seed=asked["seed"],
-        at_once=asked["at_once"],
-    )
-
-
 def _list_skipped(data: Preferences) -> None:
     if data.bad:
         click.echo(f"left out {len(data.bad)} of {len(data.bad) + len(data.kept)}:", err=True)
         for bad in data.bad:
             click.echo(f"  {bad.where}: {bad.reason}", err=True)
+
+
+def _warn(recipe: Recipe) -> None:
+    if recipe.steps < recipe.warmup:
+        highest = recipe.learning_rate * recipe.steps / recipe.warmup
+        click.echo(
+            f"note: {recipe.steps} step(s) end within --warmup {recipe.warmup}: the learning rate "
+            f"gets to {highest:.3g}, never to {recipe.learning_rate:.3g}",
+            err=True,
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:

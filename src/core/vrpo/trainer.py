@@ -70,6 +70,7 @@ class Recipe:
     """Steps in which the learning rate rises."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.01
+    """Of all that is trained, norms and embeddings too: the paper gives the number alone."""
     clip: float | None = None
     """Norm to scale the gradient down to."""
     seed: int = 0
@@ -111,7 +112,7 @@ class Figures(NamedTuple):
     supervised: float
     """Mean negative ELBO per token of the chosen responses, nats."""
     accuracy: float
-    """Share of pairs with s_hat > 0."""
+    """Share of pairs with s_hat > 0; a tie, as before the first step, counts as half of one."""
     score: float
     """Mean of s_hat."""
     score_variance: float | None
@@ -263,7 +264,7 @@ class Trainer:
                     found.loss.sum(),
                     jackknife_loss(terms, recipe).sum(),
                     nll.sum(),
-                    (found.score > 0).double().sum(),
+                    found.score.sign().add(1).div(2).sum(),
                     found.score.sum(),
                     score_variance(terms, recipe).sum(),
                 ]
