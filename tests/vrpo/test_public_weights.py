@@ -40,13 +40,20 @@ def write_tokenizer(folder):
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-def test_what_is_missing_is_named_with_where_to_get_it(tmp_path):
+def test_all_that_is_missing_is_named_with_where_to_get_it(tmp_path):
     missing = str(tmp_path / "weights")
-    with pytest.raises(FileNotFoundError, match=r"^needs a checkpoint in .*LLaDA-1\.5"):
+    policy = rf"needs a checkpoint in {missing}: download \S+/LLaDA-1\.5"
+    reference = r"needs a checkpoint in \(no folder named\): download \S+/LLaDA-8B-Instruct"
+    data = r"needs preferences in \(no file named\): JSON Lines with prompt, chosen, rejected, "
+    with pytest.raises(FileNotFoundError, match=f"^{policy}; {reference}; {data}"):
         public_subjects(missing, "", "", count=4, device="cpu")
     save_llada(tiny_model(), tmp_path / "model")
     folder = str(tmp_path / "model")
-    with pytest.raises(FileNotFoundError, match="LLaDA-8B-Instruct"):
-        public_subjects(folder, missing, "", count=4, device="cpu")
-    with pytest.raises(FileNotFoundError, match="JSON Lines with prompt, chosen, rejected"):
+    with pytest.raises(FileNotFoundError, match=f"^{reference}; {data}"):
+        public_subjects(folder, "", "", count=4, device="cpu")
+    with pytest.raises(FileNotFoundError, match=f"^{data}"):
         public_subjects(folder, folder, "", count=4, device="cpu")
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("")
+    with pytest.raises(FileNotFoundError, match=f"^{policy}$"):
+        public_subjects(missing, folder, str(file), count=4, device="cpu")

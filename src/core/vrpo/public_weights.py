@@ -41,21 +41,23 @@ def public_subjects(
         The policy's folder name -> the subject; empty where no policy is named.
 
     Raises:
-        FileNotFoundError: something is not there, with what it needs and where to get it.
+        FileNotFoundError: something is not there: all that is needed, and where to get it.
     """
     if not policy:
         return {}
     where = "huggingface.co/GSAI-ML/LLaDA-1.5", "huggingface.co/GSAI-ML/LLaDA-8B-Instruct"
-    for path, what in zip((policy, reference), where, strict=True):
-        if not (Path(path) / "config.json").is_file():
-            raise FileNotFoundError(
-                f"needs a checkpoint in {path or '(no folder named)'}: download {what}"
-            )
+    missing = [
+        f"needs a checkpoint in {path or '(no folder named)'}: download {what}"
+        for path, what in zip((policy, reference), where, strict=True)
+        if not (Path(path) / "config.json").is_file()
+    ]
     if not Path(preferences).is_file():
-        raise FileNotFoundError(
+        missing.append(
             f"needs preferences in {preferences or '(no file named)'}: JSON Lines with prompt, "
             "chosen, rejected, such as HuggingFaceH4/ultrafeedback_binarized"
         )
+    if missing:
+        raise FileNotFoundError("; ".join(missing))
     theta, start = (load_llada(folder, device=device).eval() for folder in (policy, reference))
     config = theta.config
     limits = Limits(config.vocab_size, config.mask_id, config.max_length)
