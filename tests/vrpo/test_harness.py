@@ -36,13 +36,12 @@ SIZE = Config(
 class Letters:
     """A tokenizer of single letters; its special tokens are written <end> and <mask>."""
 
-    all_special_tokens = ("<end>", "<mask>")
-
     def encode(self, text):
         return [LETTERS.index(letter) for letter in text]
 
-    def decode(self, tokens):
-        return "".join([*LETTERS, "<end>", "<mask>"][token] for token in tokens)
+    def decode(self, tokens, skip_special_tokens=False):
+        kept = [token for token in tokens if token < END or not skip_special_tokens]
+        return "".join([*LETTERS, "<end>", "<mask>"][token] for token in kept)
 
 
 def a_model(seed=0):
@@ -257,6 +256,42 @@ def test_special_tokens_are_left_out_of_the_text():
     assert written(lm, ("abc", {})) == [raw.replace("<end>", "")]
 
 
+def turn_letters(folder, turn):
+    """A tokenizer of `transformers` with the letter `turn` a special token that nothing names."""
+    from tokenizers import decoders
+    from transformers import PreTrainedTokenizerFast
+
+    fast = fast_letters(turn)
+    fast.decoder = decoders.Fuse()  # type: ignore[assignment]
+    fast.add_special_tokens(["<|eot_id|>"])  # in the vocabulary already: it keeps its place
+    PreTrainedTokenizerFast(tokenizer_object=fast).save_pretrained(folder)
+    found = PreTrainedTokenizerFast.from_pretrained(folder)
+    assert "<|eot_id|>" not in found.all_special_tokens
+    return found
+
+
+def test_a_special_token_that_nothing_names_is_left_out_and_ends_an_answer(tmp_path):
+    """The model's most likely letters, one of them made such a token."""
+    model, prompt = a_model(), torch.tensor(Letters().encode("abc"))
+    (tokens,) = generate(model, [prompt], Sampling(8, 8, 8, stop_at_eos=False))
+    turn = int(tokens[5])
+    tokenizer = turn_letters(tmp_path, turn)
+    first = tokens.tolist().index(turn)
+    letters = [LETTERS[t] for t in tokens.tolist() if t < END and t != turn]
+    before = "".join(LETTERS[t] for t in tokens.tolist()[:first])
+    through = Sampling(8, 8, 8, stop_at_eos=False)
+    lm = MaskedDiffusionHarness(model, tokenizer, sampling=through)
+    assert lm.sampling.end_ids == (END, turn)
+    assert written(lm, ("abc", {})) == ["".join(letters)]
+    # as a stop string of a request
+    assert written(lm, ("abc", {"until": ["<|eot_id|>"]})) == [before]
+    # and as an end, unless other ends are given
+    ends = MaskedDiffusionHarness(model, tokenizer, sampling=Sampling(8, 8, 8))
+    assert written(ends, ("abc", {})) == [before]
+    own = MaskedDiffusionHarness(model, tokenizer, sampling=Sampling(8, 8, 8, end_ids=(END,)))
+    assert written(own, ("abc", {})) == ["".join(letters)]
+
+
 def test_options_without_a_meaning_are_named(caplog):
     with caplog.at_level(logging.WARNING):
         written(harness(sampling=SHORT), ("abc", {"top_p": 0.9, "num_beams": 4}))
@@ -272,11 +307,15 @@ def test_a_model_with_adapters_is_evaluated():
     assert written(lm, ("abc", {})) == written(plain, ("abc", {}))
 
 
-def fast_letters():
-    """The same, as a tokenizer of the library `tokenizers`, which answers with an object."""
+def fast_letters(turn=None):
+    """The same, as a tokenizer of the library `tokenizers`, which answers with an object.
+
+    `turn` is the place that <|eot_id|> takes of a letter.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    vocabulary = {letter: i for i, letter in enumerate(LETTERS)}
+    names = ["<|eot_id|>" if i == turn else letter for i, letter in enumerate(LETTERS)]
+    vocabulary = {name: i for i, name in enumerate(names)}
     fast = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))  # type: ignore[call-arg]
     fast.pre_tokenizer = pre_tokenizers.Split("", "isolated")  # type: ignore[assignment]
     return fast

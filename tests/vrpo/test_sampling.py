@@ -10,7 +10,15 @@ import torch
 
 from core.vrpo.lora import with_lora
 from core.vrpo.model import Config, MaskedDiffusionLM
-from core.vrpo.sampling import Sampling, _noise, _stream, generate, is_greedy
+from core.vrpo.sampling import (
+    Sampling,
+    _noise,
+    _propose,
+    _stream,
+    end_ids_of,
+    generate,
+    is_greedy,
+)
 
 V, MASK, EOS = 9, 8, 7
 SIZE = Config(
@@ -198,6 +206,32 @@ def test_the_noise_draws_from_the_tempered_softmax(temperature):
     assert ((counts - n * p).abs() < 4 * (n * p * (1 - p)).sqrt()).all()
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 2.0])
+def test_a_model_is_as_sure_of_a_token_as_without_the_noise_that_drew_it(temperature):
+    scores = torch.randn(1, 3, 50, V, generator=torch.Generator().manual_seed(0))
+    streams = [_stream(0, key, torch.device("cpu")) for key in range(3)]
+    token, sure = _propose(scores, replace(PLAIN, temperature=temperature), (), streams)
+    logp = scores[0].double().log_softmax(-1)
+    assert ((token == logp.argmax(-1)).all() == (temperature == 0)).item()
+    assert (sure - logp.gather(-1, token[..., None])[..., 0]).abs().max() < 1e-12
+
+
+def test_of_drawn_tokens_those_of_the_largest_probability_are_kept():
+    """The same draws with one step and with two: what the first keeps is the surer half."""
+    model = a_model(scale=1.0)
+    for key in range(20):
+        how = Sampling(8, 8, 1, temperature=1.5, stop_at_eos=False)
+        (drawn,) = generate(model, [PROMPTS[2]], how, keys=[key])
+        watched = Watched(model)
+        generate(watched, [PROMPTS[2]], replace(how, steps=2), keys=[key])
+        after = torch.tensor(watched.seen[1][0][5:])
+        p = probabilities(model, PROMPTS[2].tolist() + [MASK] * 8, 0.0, 5)[5:]
+        surest = np.argsort(-p[np.arange(8), drawn.numpy()])[:4]
+        kept = (after != MASK).nonzero().flatten()
+        assert sorted(surest.tolist()) == kept.tolist()
+        assert torch.equal(after[kept], drawn[kept])
+
+
 def test_one_token_is_drawn_from_the_model():
     """Through the whole sampler: 3,000 responses of one token against the model's softmax."""
     model, n = a_model(scale=1.0), 3000
@@ -318,6 +352,26 @@ def test_a_way_to_sample_that_cannot_be_is_refused(changed, message):
 def test_prompts_that_cannot_be_read_are_refused(prompts, message):
     with pytest.raises(ValueError, match=message):
         generate(a_model(), prompts, PLAIN)
+
+
+class Vocabulary:
+    """As much of a tokenizer as is looked at."""
+
+    def __init__(self, eos, **names):
+        self.eos_token_id, self.names = eos, names
+
+    def get_vocab(self):
+        return self.names
+
+
+def test_a_response_ends_as_the_model_the_tokenizer_and_the_chat_template_say():
+    public = replace(SIZE, vocab_size=126_464, eos_id=126_081)
+    assert end_ids_of(public, object()) == (126_081,)
+    named = Vocabulary(126_081, **{"<|eot_id|>": 126_348, "hello": 3})
+    assert end_ids_of(public, named) == (126_081, 126_348)
+    assert end_ids_of(SIZE, named) == (EOS,)  # what the model cannot write ends nothing
+    assert end_ids_of(replace(SIZE, eos_id=None), Vocabulary(2)) == (2,)
+    assert end_ids_of(replace(SIZE, eos_id=None), Vocabulary(None)) == ()
 
 
 def test_end_tokens_of_no_confidence_must_be_known():

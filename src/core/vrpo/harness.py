@@ -20,9 +20,11 @@ Source: arXiv:2505.19223v2, Eq. (14), Table 6.
 
 import hashlib
 import logging
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from inspect import signature
 from itertools import islice, product
 from math import comb
 from pathlib import Path
@@ -35,7 +37,7 @@ from core.vrpo.draws import Design, Draws, draw
 from core.vrpo.llada import load_llada
 from core.vrpo.model import Config
 from core.vrpo.packing import pack
-from core.vrpo.sampling import Sampling, generate, is_greedy
+from core.vrpo.sampling import Sampling, end_ids_of, generate, is_greedy
 
 try:
     from lm_eval.api.model import LM
@@ -78,11 +80,13 @@ class MaskedDiffusionHarness(LM):
 
         Args:
             model: a `MaskedDiffusionLM`, or one with adapters.
-            tokenizer: has `encode(text)`, tokens or an object with `ids`, and `decode(tokens)`.
+            tokenizer: has `encode(text)`, tokens or an object with `ids`, and `decode(tokens)`; its
+                special tokens are left out of texts where `decode` takes `skip_special_tokens`.
             n: masks for a log-likelihood.
             batch_size: sequences in a pass.
             seed: of all random numbers.
             sampling: how text is written; a request's own length, temperature and stops win.
+                Without `end_ids`, text ends at those of `core.vrpo.sampling.end_ids_of`.
             check_greedy: whether "greedy" is looked at: up to as many passes as a response has
                 tokens. False answers no; of the usual metrics only LAMBADA's accuracy reads it.
 
@@ -94,9 +98,12 @@ class MaskedDiffusionHarness(LM):
             raise ValueError(f"want n >= 1 and batch_size >= 1, got {n} and {batch_size}")
         self.model, self.tokenizer = model, tokenizer
         self.n, self.batch_size, self.seed = n, batch_size, seed
-        self.sampling = Sampling() if sampling is None else sampling
-        self.check_greedy = check_greedy
         self.config = cast(Config, model.config)
+        how = Sampling() if sampling is None else sampling
+        ends = end_ids_of(self.config, tokenizer) if how.end_ids is None else how.end_ids
+        self.sampling = replace(how, end_ids=ends)
+        self.check_greedy = check_greedy
+        self._can_skip = "skip_special_tokens" in signature(tokenizer.decode).parameters
         self._device = next(model.parameters()).device
         if distributed.is_available() and distributed.is_initialized():
             self._rank, self._world_size = distributed.get_rank(), distributed.get_world_size()
@@ -278,13 +285,21 @@ class MaskedDiffusionHarness(LM):
         return how, (most, tuple(stop for stop in stops if stop))
 
     def _text(self, response: Tensor, limits: tuple[int, tuple[str, ...]]) -> str:
-        """Decode, cut before the first stop string, leave out special tokens."""
+        """Decode, cut before the first stop string, leave out special tokens, named or not."""
         most, stops = limits
-        text = self.tokenizer.decode(response[:most].tolist())
-        text = text[: min((text.find(stop) for stop in stops if stop in text), default=None)]
-        for special in getattr(self.tokenizer, "all_special_tokens", ()):
-            text = text.replace(special, "")
-        return text
+        tokens = response[:most].tolist()
+
+        def text(count: int, *, plain: bool) -> str:
+            skip = {"skip_special_tokens": plain} if self._can_skip else {}
+            return self.tokenizer.decode(tokens[:count], **skip)
+
+        def stopped(count: int) -> bool:  # a stop string may be a special token's
+            return any(stop in text(count, plain=False) for stop in stops)
+
+        # where the first stop string is complete, or all
+        count = bisect_left(range(len(tokens)), True, key=stopped) if stops else len(tokens)
+        found = text(count, plain=True)
+        return found[: min((found.find(stop) for stop in stops if stop in found), default=None)]
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Return the tensors of all processes, flat, one after another."""

@@ -19,7 +19,7 @@ which the last sentence is an addition.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from core.train.seeds import generator
 from core.vrpo.model import Config, MaskedDiffusionLM
 
+TURN_ENDS = ("<|eot_id|>",)
+"""What ends an answer beside the end of a text: in LLaDA's chat template, as trained on."""
 AT_ONCE = 2**26  # scores held in float64: 512 MiB
 
 
@@ -53,7 +55,8 @@ class Sampling:
     stop_at_eos: bool = True
     """Write no block after one that holds an end token, and cut the response before it."""
     end_ids: tuple[int, ...] | None = None
-    """Tokens that end a response; None: the model's `eos_id`, if it has one."""
+    """Tokens that end a response; None: the model's `eos_id`, if it has one. An instruction-tuned
+    model may end its turn with another: see `end_ids_of`."""
 
     def __post_init__(self) -> None:
         """Check that the response splits into blocks and the blocks' steps do some work."""
@@ -90,6 +93,22 @@ class Sampling:
         steps = self.steps // self.blocks
         base, more = divmod(self.block_length, steps)
         return [base + (step < more) for step in range(steps)]
+
+
+def end_ids_of(config: Config, tokenizer: Any) -> tuple[int, ...]:
+    """Return the tokens that end a response: the model's, the tokenizer's, and `TURN_ENDS`.
+
+    Of LLaDA-8B-Instruct and LLaDA 1.5: `<|endoftext|>` and `<|eot_id|>`, 126348.
+
+    Args:
+        config: of the model.
+        tokenizer: of `transformers` or `tokenizers`; of another, what it has of `eos_token_id` and
+            `get_vocab()` is looked at.
+    """
+    vocabulary = getattr(tokenizer, "get_vocab", dict)()
+    named = [config.eos_id, getattr(tokenizer, "eos_token_id", None)]
+    named += [vocabulary.get(name) for name in TURN_ENDS]
+    return tuple(dict.fromkeys(i for i in named if i is not None and i < config.vocab_size))
 
 
 @torch.no_grad()
