@@ -78,7 +78,7 @@ def write(folder, tensors=None, *, shards=1, config=None):
     return folder
 
 
-def llama_of(tensors):
+def llama_of(tensors, eps=1e-5):
     """The same blocks in transformers: LLaDA's are Llama's, its attention mask apart."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -104,7 +104,7 @@ def llama_of(tensors):
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=64,
-        rms_norm_eps=1e-5,
+        rms_norm_eps=eps,
         rope_parameters={"rope_theta": 500_000.0, "rope_type": "default"},
         tie_word_embeddings=False,
         attn_implementation="eager",  # type: ignore[call-arg]
@@ -135,6 +135,23 @@ def test_the_forward_is_that_of_transformers_llama_with_every_token_in_sight(tmp
             causal = theirs(sequence[None]).logits[0]
         assert (part - seen).abs().max() < 1e-4
         assert (part - causal).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("eps", [1e-6, 0.3])
+def test_the_norm_is_that_of_the_configuration(tmp_path, eps):
+    """Bound as above; 0.3 beside mean squares of about one moves the logits by more than 0.1."""
+    folder = write(tmp_path / "hub", config=PUBLIC | {"rms_norm_eps": eps})
+    ours, theirs = load_llada(folder), llama_of(public_tensors(), eps)
+    assert ours.config.rms_eps == eps
+    tokens = torch.randint(0, 20, (9,), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found = ours.logits(tokens, (9,))
+        seen = theirs(tokens[None], attention_mask=torch.zeros(1, 1, 9, 9)).logits[0]
+        usual = load_llada(write(tmp_path / "usual")).logits(tokens, (9,))
+    assert (found - seen).abs().max() < 1e-4
+    assert eps == 1e-6 or (found - usual).abs().max() > 0.1
+    save_llada(ours, tmp_path / "saved")
+    assert read_config(tmp_path / "saved").rms_eps == eps
 
 
 def test_the_score_is_that_of_transformers_llama(tmp_path):
