@@ -105,6 +105,8 @@ def test_a_warmup_that_never_ends_is_told(here, capsys, warmup, told):
     with open("out/log.jsonl") as log:
         rates = [json.loads(line)["learning_rate"] for line in log]
     assert max(rates) == pytest.approx(0.008 if told else 0.01)
+    assert train(f"--steps 4 --n-t 1 --warmup {warmup} --lr 0.01 --resume") == 0
+    assert "note:" not in capsys.readouterr().err  # that was done
 
 
 @pytest.mark.parametrize(

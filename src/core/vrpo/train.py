@@ -195,7 +195,8 @@ def cli(**asked: Any) -> int:
             raise Declined(str(error)) from error
         if world.first:
             _list_skipped(data)
-            _warn(recipe)
+            if run is not None and not run.finished:
+                _warn(recipe)
         if scores is not None:
             precompute_scores(scores, options, recipe, data, world)
         elif run is not None:
