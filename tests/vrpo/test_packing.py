@@ -69,7 +69,7 @@ def test_one_response_may_stand_under_many_masks():
     assert found.owner.tolist() == [0, 1, 1, 1]
 
 
-@pytest.mark.parametrize("empty", [[0], [1], [2], [0, 2]])
+@pytest.mark.parametrize("empty", [[0], [1], [2], [0, 2], [0, 1, 2]])
 def test_a_mask_without_a_masked_token_is_a_sequence_with_a_sum_of_zero(empty):
     """Others have the sums that they have without it, rounding apart."""
     x, (y, _) = pair(4)

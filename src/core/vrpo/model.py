@@ -278,7 +278,9 @@ class MaskedDiffusionLM(nn.Module):
                 f"got one of {longest}: cut the prompt or leave the sequence out"
             )
         both = (tokens,) if targets is None else (tokens, targets)
-        ends = torch.stack([end for x in both for end in x.aminmax()]).tolist()  # one wait
+        ends = torch.stack(
+            [end for x in both if len(x) for end in x.aminmax()]
+        ).tolist()  # one wait
         if min(ends) < 0 or max(ends) >= V:
             raise ValueError(
                 f"want tokens in [0, {V}), got {min(ends) if min(ends) < 0 else max(ends)}: "
