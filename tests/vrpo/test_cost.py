@@ -6,16 +6,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from worlds import TINY
 
-from core.vrpo.cost import Cost
+from core.vrpo.cost import LLADA_8B, Cost
 from core.vrpo.draws import Design, draw
 from core.vrpo.model import Config, MaskedDiffusionLM
 from core.vrpo.packing import pack
 
 CONFIG = Config(
     vocab_size=50, d_model=32, n_layers=3, n_heads=4, n_kv_heads=2, mlp_hidden=80, mask_id=49
-)
-LLADA = Config(
-    vocab_size=126_464, d_model=4096, n_layers=32, n_heads=32, mlp_hidden=12_288, mask_id=126_336
 )
 
 
@@ -33,7 +30,7 @@ def test_the_parameters_are_the_models():
 
 
 def test_llada_has_eight_billion():
-    cost = Cost(LLADA, 1, 1, Design())
+    cost = Cost(LLADA_8B, 1, 1, Design())
     assert cost.parameters == pytest.approx(8.02e9, rel=1e-3)
     assert cost.matrices == pytest.approx(6.98e9, rel=1e-3)
 
@@ -143,6 +140,6 @@ def test_checkpointing_keeps_the_inputs_of_the_blocks_and_one_block():
 
 
 def test_a_proposal_of_few_masks_spares_the_head():
-    few = Cost(LLADA, 10, 100, Design(8, proposal=(9.0, 1.0)))
+    few = Cost(LLADA_8B, 10, 100, Design(8, proposal=(9.0, 1.0)))
     assert few.masked == pytest.approx(0.9 * 25.5 + 0.1 * 75.5)
-    assert few.forward < Cost(LLADA, 10, 100, Design(8)).forward
+    assert few.forward < Cost(LLADA_8B, 10, 100, Design(8)).forward

@@ -94,6 +94,8 @@ def test_the_gradient_bounds_hold_for_every_pair(n):
         world = PairGradients(vectors @ vectors.T, terms, 0.5)
         V = terms.score_variance(Design(n), 0.5)[0]
         trace = world.score_variance() / n
+        of_bounds = [world.split().estimate(n)[k] for k in range(2)]
+        assert theory.score_gradient_variance(0.5, *of_bounds) == pytest.approx(trace)
         score = np.concatenate([probabilities(2), -probabilities(2)]) * 0.5
         norm = np.linalg.norm(score @ vectors)
         C = theory.gradient_bound(0.5, np.linalg.norm(vectors, axis=1).max())

@@ -19,6 +19,10 @@ import numpy as np
 from core.vrpo.draws import Design, count_law
 from core.vrpo.model import Config
 
+LLADA_8B = Config(
+    vocab_size=126_464, d_model=4096, n_layers=32, n_heads=32, mlp_hidden=12_288, mask_id=126_336
+)
+"""The sizes that costs depend on (arXiv:2505.19223v2, Table 3); a checkpoint brings its own."""
 LOGIT_BYTES = 4
 """Of one logit in float32, as a full-logits loss holds them."""
 

@@ -111,6 +111,19 @@ def gradient_bound(beta: float, C: ArrayLike) -> Array:
     return 2 * beta * np.asarray(C, dtype=float)
 
 
+def score_gradient_variance(beta: float, chosen: ArrayLike, rejected: ArrayLike) -> Array:
+    """Return the trace of the covariance of grad s_hat (Eq. 20).
+
+    The reference has no gradient: sharing masks with it changes nothing here.
+
+    Args:
+        beta: strength of the reference.
+        chosen: trace of the covariance of the policy's ELBO gradient estimate, chosen response.
+        rejected: the same, rejected response, its masks drawn independently.
+    """
+    return beta**2 * (np.asarray(chosen, dtype=float) + np.asarray(rejected, dtype=float))
+
+
 def gradient_bounds(V: ArrayLike, trace: ArrayLike, C: ArrayLike) -> Bounds:
     """Return what Theorem 4 (Eqs. 18, 19) says of the gradient of the loss estimate.
 
