@@ -38,9 +38,10 @@ def cost(head):
     hidden, weight, bias = torch.randn(N, D), torch.randn(V, D), torch.randn(V)
     target, g = torch.randint(V, (N,)), torch.randn(N)
     with Largest() as largest:
-        _, lse, _ = blocks.torch_logprob(hidden, weight, target, bias, frozen=head == "frozen")
+        found = blocks.torch_logprob(hidden, weight, target, bias, frozen=head == "frozen")
         if head == "trained":
-            blocks.torch_gradients(hidden, weight, target, bias, lse, g, g, [True, True, False])
+            given = hidden, weight, target, bias, *found[:2], g, g, [True, True, False]
+            blocks.torch_gradients(*given)
     return largest
 
 
@@ -93,7 +94,7 @@ def test_on_a_gpu_logits_are_float32_and_what_is_multiplied_is_not(dtype, monkey
     target = torch.empty(N, dtype=torch.int64, device="meta")
     with Products():
         _, lse, unit = blocks.torch_logprob(hidden, weight, target, bias, frozen=True)
-        given = hidden, weight, target, bias, lse, lse, lse, [True, True, True]
+        given = hidden, weight, target, bias, lse, lse, lse, lse, [True, True, True]
         found = blocks.torch_gradients(*given)
     assert (lse.dtype, unit.dtype) == (torch.float32, torch.float32)
     assert {x.dtype for x in found} == {dtype}

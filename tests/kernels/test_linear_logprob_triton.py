@@ -183,7 +183,7 @@ def test_equal_inputs_give_equal_bits(head):
 def test_rows_far_apart_in_memory_are_brought_together():
     """Within a tile 32 bits count; 256 rows that are 2^23 numbers apart are out of their reach."""
     x = torch.empty(1, device="meta")
-    near, far = x.as_strided((300, 4), (2**23 - 1, 1)), x.as_strided((300, 4), (2**23, 1))
+    near, far = x.as_strided((300, 4), (2**23 - 2, 1)), x.as_strided((300, 4), (2**23 - 1, 1))
     assert module._near(near) is near
     assert module._near(far).is_contiguous()
     source = inspect.getsource(module._rest_kernel.fn)
@@ -237,3 +237,21 @@ def test_float64_is_for_the_interpreter_only():
     else:
         said = module.limit(torch.device("cuda"), torch.float64)
         assert "at most 32 bits on a GPU, got float64: take impl='torch'" in (said or "")
+
+
+def test_float32_takes_the_tensor_cores_three_times():
+    """The interpreter does not round as they do: the choice itself is looked at."""
+    for dtype, precision in ((torch.float32, "tf32x3"), (torch.bfloat16, "ieee")):
+        hidden, weight, target, _ = inputs(3, 4, 9, dtype)
+        rest, picked = torch.empty(1, 3, device=DEVICE), torch.empty(3, device=DEVICE)
+        tile = module._tile(hidden, 90)
+        launch = module._rest(hidden, weight, target, None, rest, picked, 64, tile)
+        assert launch.constants["PRECISION"] == precision
+
+
+def test_a_nan_in_one_range_of_the_vocabulary_reaches_the_sum():
+    hidden, weight, target, bias = inputs(5, 8, 200, torch.float32)
+    weight[190] = torch.nan
+    logp, lse = module.triton_logprob(hidden, weight, target % 64, bias, parts=3)
+    assert logp.isnan().all()
+    assert lse.isnan().all()

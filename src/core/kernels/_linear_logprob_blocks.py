@@ -84,6 +84,7 @@ def torch_gradients(
     weight: Tensor,
     target: Tensor,
     bias: Tensor | None,
+    logp: Tensor,
     lse: Tensor,
     g: Tensor,
     l: Tensor,
@@ -94,7 +95,8 @@ def torch_gradients(
     """Return the gradients of hidden, weight and bias that are wanted, the others with no number.
 
     The gradient of a block of logits is held in units of its row's |g| + |g - l|, in the dtype of
-    the inputs: whatever the loss is scaled by, float16 holds it.
+    the inputs: whatever the loss is scaled by, float16 holds it. At the target it is
+    g (1 - p) + l p, with 1 - p from logp: of a token that is all but certain nothing cancels.
     """
     gradient = (steps or Steps).gradient
     (N, D), V, dtype = hidden.shape, len(weight), hidden.dtype
@@ -102,9 +104,11 @@ def torch_gradients(
     size = g.abs() + (g - l).abs()
     most = size.max() if N else size.sum()
     most = torch.where(most == 0, 1, most)
-    size = torch.where(size == 0, most, size)  # a row that asks for nothing sets no unit
+    ratio = size / most
+    size = torch.where(size == 0, 1, size)  # a row that asks for nothing gets nothing
+    own = (l / size) * logp.exp() - (g / size) * torch.expm1(logp)
     hidden = _operand(hidden, steps)
-    weighted = (hidden * (size / most)[:, None]).to(hidden.dtype)
+    weighted = (hidden * ratio[:, None]).to(hidden.dtype)
     room = _room(hidden, weight, lse.dtype, held)
     dh = lse.new_zeros(N if wanted[0] else 0, D)
     dW = torch.empty_like(weight) if wanted[1] else weight.new_empty(0)
@@ -114,14 +118,14 @@ def torch_gradients(
         dw, dv = lse.new_zeros(len(w) if wanted[1] else 0, D), lse.new_zeros(len(w), 1)
         for r in _parts(N, held[0]):
             z = _scores(hidden[r], w, bias, v, room)
-            unitary = g[r] / size[r], (l - g)[r] / size[r]
-            dz = gradient(z, target[r] - v.start, lse[r], *unitary, w.dtype)
+            c = (l - g)[r] / size[r]
+            dz = gradient(z, target[r] - v.start, lse[r], own[r], c, w.dtype)
             if wanted[0]:
                 _add_product(dh[r], dz, w)
             if wanted[1]:
                 _add_product(dw, dz.T, weighted[r])
             if wanted[2]:
-                _add_product(dv, dz.T, (size[r] / most).to(dz.dtype)[:, None])
+                _add_product(dv, dz.T, ratio[r].to(dz.dtype)[:, None])
         scale = most / SCALE.get(w.dtype, 1.0)
         if wanted[1]:
             dW[v] = dw.mul_(scale)
@@ -162,12 +166,12 @@ class Steps:
 
     @staticmethod
     def gradient(
-        z: Tensor, y: Tensor, lse: Tensor, g: Tensor, c: Tensor, dtype: torch.dtype
+        z: Tensor, y: Tensor, lse: Tensor, own: Tensor, c: Tensor, dtype: torch.dtype
     ) -> Tensor:
-        """Return `g e_y + c softmax(z)` times SCALE, in a dtype; `z` is overwritten."""
+        """Return `c softmax(z)`, `own` at y, times SCALE, in a dtype; `z` is overwritten."""
         z.sub_(lse[:, None]).exp_().mul_(c[:, None])
         at, inside = _place(y, z.shape[1])
-        z.scatter_add_(1, at, torch.where(inside, g, 0)[:, None])
+        z.scatter_(1, at, torch.where(inside, own, z.gather(1, at)[:, 0])[:, None])
         return _in_units(z, dtype)
 
 

@@ -132,6 +132,11 @@ def _check(
     """Return the tensors, or raise a ValueError that says how they disagree."""
     tensors = (hidden, weight, target, *(() if bias is None else (bias,)))
     for x in tensors:
+        if hasattr(x, "full_tensor"):  # a DTensor
+            raise ValueError(
+                "want whole tensors, got a sharded one: call this inside the forward of the module "
+                "that owns the weight and that fully_shard wraps, or pass x.full_tensor()"
+            )
         if not isinstance(x, Tensor) or x.layout != torch.strided:
             found = f"layout {x.layout}" if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"want hidden, weight, target, bias as dense tensors, got {found}")
@@ -152,7 +157,9 @@ def _check(
             "with weight.to(hidden.dtype)"
         )
     if target.dtype != torch.int64:
-        raise ValueError(f"want target of int64, got {target.dtype}: take target.long()")
+        numbers = target.dtype in (torch.int32, torch.int16, torch.int8, torch.uint8)
+        hint = "take target.long()" if numbers else "it holds token ids, no mask and no weights"
+        raise ValueError(f"want target of int64, got {target.dtype}: {hint}")
     if len({x.device for x in tensors}) > 1:
         found = ", ".join(str(x.device) for x in tensors)
         raise ValueError(f"want hidden, weight, target, bias on one device, got {found}")
@@ -185,7 +192,8 @@ _LIBRARY.define(
 )
 _LIBRARY.define(
     "linear_logprob_backward(Tensor hidden, Tensor weight, Tensor target, Tensor? bias, "
-    "Tensor lse, Tensor g, Tensor l, bool[] wanted, str impl) -> (Tensor, Tensor, Tensor)"
+    "Tensor logp, Tensor lse, Tensor g, Tensor l, bool[] wanted, str impl) -> (Tensor, Tensor, "
+    "Tensor)"
 )
 
 
@@ -196,7 +204,7 @@ def _run(
     if not target.is_cuda and target.numel() and not 0 <= int(target.min()) <= target.max() < V:
         raise ValueError(
             f"want every target in [0, V) with V = {V}, got {int(target.min())} to "
-            f"{int(target.max())}: leave out the rows that have none"
+            f"{int(target.max())}: leave out the rows that have none (-100 is not skipped here)"
         )
     with torch.autocast(hidden.device.type, enabled=False):
         if impl == "reference":
@@ -224,6 +232,7 @@ def _run_backward(
     weight: Tensor,
     target: Tensor,
     bias: Tensor | None,
+    logp: Tensor,
     lse: Tensor,
     g: Tensor,
     l: Tensor,
@@ -233,7 +242,7 @@ def _run_backward(
     with torch.autocast(hidden.device.type, enabled=False):
         if impl == "reference":
             return _reference_gradients(hidden, weight, target, bias, g, l, wanted)
-        given = hidden, weight, target, bias, lse, g, l, wanted
+        given = hidden, weight, target, bias, logp, lse, g, l, wanted
         return torch_gradients(*given, steps=_steps(impl))
 
 
@@ -273,6 +282,7 @@ def _fake_backward(
     weight: Tensor,
     target: Tensor,
     bias: Tensor | None,
+    logp: Tensor,
     lse: Tensor,
     g: Tensor,
     l: Tensor,
@@ -311,13 +321,13 @@ class _LogProb(torch.autograd.Function):
         ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]
     ) -> None:
         hidden, weight, target, bias, ctx.frozen, ctx.impl = inputs
-        _, lse, unit = output
+        logp, lse, unit = output
         ctx.mark_non_differentiable(unit)
         if ctx.frozen:
             ctx.save_for_backward(weight, target, unit)
             ctx.dtype = hidden.dtype
         else:
-            ctx.save_for_backward(hidden, weight, target, bias, lse)
+            ctx.save_for_backward(hidden, weight, target, bias, logp, lse)
 
     @staticmethod
     def backward(  # type: ignore[override]
@@ -333,8 +343,9 @@ class _LogProb(torch.autograd.Function):
             own = weight[target.clamp(0, len(weight) - 1)]
             dh = (g - l)[:, None] * unit + l[:, None] * own
             return dh.to(ctx.dtype), None, None, None, None, None
-        hidden, weight, target, bias, lse = ctx.saved_tensors
+        hidden, weight, target, bias, logp, lse = ctx.saved_tensors
         wanted = [ctx.needs_input_grad[i] for i in (0, 1, 3)]
-        dh, dW, db = _backward(hidden, weight, target, bias, lse, g, l, wanted, ctx.impl)
+        saved = hidden, weight, target, bias, logp, lse
+        dh, dW, db = _backward(*saved, g, l, wanted, ctx.impl)
         found = [x if want else None for x, want in zip((dh, dW, db), wanted, strict=True)]
         return found[0], found[1], None, found[2], None, None

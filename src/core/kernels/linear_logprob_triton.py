@@ -113,7 +113,8 @@ def _rest_kernel(
         shift = tl.where(m_new == -float("inf"), 0.0, m_new)  # for -inf - (-inf) is nan
         s = s * tl.exp(m - shift) + tl.sum(tl.exp(z - shift[:, None]), axis=1)
         m = m_new
-    rest = tl.where(s > 0, m + tl.log(tl.where(s > 0, s, 1.0)), -float("inf"))
+    # zero, and not "not positive": a nan has to stay one
+    rest = tl.where(s == 0, -float("inf"), m + tl.log(tl.where(s == 0, 1.0, s)))
     tl.store(rest_ptr + part.to(tl.int64) * N + n0 + rows, rest, mask=in_N)
     met = in_N & (y >= first) & (y < last)
     tl.store(picked_ptr + n0 + rows, picked, mask=met)
@@ -146,7 +147,7 @@ def _absorb_kernel(
 
 @triton.jit
 def _gradient_kernel(
-    z_ptr, y_ptr, out_ptr, lse_ptr, g_ptr, c_ptr, z_n, out_n, columns, scale,
+    z_ptr, y_ptr, out_ptr, lse_ptr, own_ptr, c_ptr, z_n, out_n, columns, scale,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     # one program: one row of a block of logits
@@ -154,7 +155,7 @@ def _gradient_kernel(
     v = tl.arange(0, BLOCK)
     z = tl.load(z_ptr + n * z_n + v, mask=v < columns, other=-float("inf"))
     dz = tl.load(c_ptr + n) * tl.exp(z - tl.load(lse_ptr + n))
-    dz = tl.where(v == tl.load(y_ptr + n), dz + tl.load(g_ptr + n), dz)
+    dz = tl.where(v == tl.load(y_ptr + n), tl.load(own_ptr + n), dz)
     dz = (dz * scale).to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + n * out_n + v, dz, mask=v < columns)
 
@@ -213,12 +214,12 @@ class Steps:
 
     @staticmethod
     def gradient(
-        z: Tensor, y: Tensor, lse: Tensor, g: Tensor, c: Tensor, dtype: torch.dtype
+        z: Tensor, y: Tensor, lse: Tensor, own: Tensor, c: Tensor, dtype: torch.dtype
     ) -> Tensor:
-        """Return `g e_y + c softmax(z)` times SCALE, in a dtype."""
+        """Return `c softmax(z)`, `own` at y, times SCALE, in a dtype."""
         out = _room(z, dtype)
         with torch.cuda.device_of(z):
-            _gradient(z, y, lse, g, c, out).run()
+            _gradient(z, y, lse, own, c, out).run()
         return out
 
 
@@ -262,8 +263,8 @@ def _absorb(z: Tensor, y: Tensor, running: Running, out: Tensor, grown: Tensor) 
     return _by_row(_absorb_kernel, z, y, out, {**sums, "grown_ptr": grown})
 
 
-def _gradient(z: Tensor, y: Tensor, lse: Tensor, g: Tensor, c: Tensor, out: Tensor) -> Launch:
-    return _by_row(_gradient_kernel, z, y, out, {"lse_ptr": lse, "g_ptr": g, "c_ptr": c})
+def _gradient(z: Tensor, y: Tensor, lse: Tensor, own: Tensor, c: Tensor, out: Tensor) -> Launch:
+    return _by_row(_gradient_kernel, z, y, out, {"lse_ptr": lse, "own_ptr": own, "c_ptr": c})
 
 
 def _by_row(kernel: Any, z: Tensor, y: Tensor, out: Tensor, others: dict[str, Tensor]) -> Launch:
@@ -288,7 +289,7 @@ def _room(z: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _near(x: Tensor) -> Tensor:
     """Return a tensor whose tiles lie within reach: a copy where its rows are too far apart."""
-    return x.contiguous() if 256 * max(x.stride()) >= REACH else x
+    return x.contiguous() if 256 * sum(x.stride()) >= REACH else x
 
 
 def _tile(hidden: Tensor, arch: int) -> _Tile:
