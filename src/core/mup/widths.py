@@ -1,0 +1,138 @@
+"""Which keys of a configuration are the width, and what they are at another one.
+
+`base` names some: `{"num_attention_heads": 4}`. Others must go with them or the model cannot be
+built, or would be another model: PixArt's `cross_attention_dim` is its width, and so is SD3's
+`caption_projection_dim`; the feed-forward layer keeps its ratio; where the width is `hidden_size`,
+the heads grow and their dimension stays. These are found, and `Plan.explain` lists them for whoever
+knows better: a key that must stay is named in `fixed`, one that must go along in `base`.
+
+What describes data or a text encoder (`in_channels`, `joint_attention_dim`) is never taken for the
+width, whatever its value.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from math import prod
+from typing import Any
+
+Config = Mapping[str, Any]
+
+HEADS = re.compile(r"(^|_)heads?$")
+HEAD_DIM = re.compile(r"(^|_)(head_dim|dim_head)$")
+FEED_FORWARD = re.compile(r"^(ffn?|mlp|intermediate|feed_forward)_(\w+_)?(dim|size|channels)$")
+WIDTH = re.compile(r"(^|_)(dim|size|width|channels)$")
+DATA = re.compile(
+    r"^(in|out|sample|image|text|caption_channels|joint|pooled|context|encoder|vocab|codebook|cond|"
+    r"condition|time|timestep|freq|max|patch|pos|audio|cap|llm|micro|crossattn|kernel|conv)(_|$)"
+)
+
+
+def full_config(model_class: Callable[..., Any], config: Config) -> dict[str, Any]:
+    """Return the configuration with the defaults of the constructor filled in.
+
+    Raises:
+        ValueError: the constructor takes no such key.
+    """
+    parameters = inspect.signature(model_class).parameters
+    free = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    unknown = [key for key in config if key not in parameters and not free]
+    if unknown:
+        name = getattr(model_class, "__name__", str(model_class))
+        raise ValueError(f"{name} takes no {unknown[0]!r}; it takes {', '.join(parameters)}")
+    defaults = {k: p.default for k, p in parameters.items() if p.default is not p.empty}
+    return {**defaults, **config}
+
+
+def co_scaled(config: Config, base: Config, fixed: tuple[str, ...] = ()) -> dict[str, Fraction]:
+    """Return each key that grows with the width, and its ratio target / base.
+
+    Args:
+        config: the whole configuration of the target, as `full_config` gives it.
+        base: the width keys at the base, such as `{"num_attention_heads": 4}`.
+        fixed: keys that stay, though they look like a width.
+
+    Raises:
+        ValueError: `base` is empty, names what is no positive integer key of the configuration,
+            or equals the target.
+    """
+    _check(config, base)
+    given = {key: Fraction(config[key], value) for key, value in base.items()}
+    if all(ratio == 1 for ratio in given.values()):
+        named = ", ".join(f"{key}={value}" for key, value in base.items())
+        raise ValueError(
+            f"the base equals the target ({named}): nothing grows between them. As base, name the "
+            "width of the model that was tuned; its own plan is plan(...).at(...)"
+        )
+    width, ratio = _width(config, given)
+    others = {key: ratio for key in config if key not in given and key not in fixed}
+    head_dims_grow = any(HEAD_DIM.search(key) for key in given)
+    return given | {
+        k: r for k, r in others.items() if _follows(k, config[k], width, head_dims_grow)
+    }
+
+
+def at_base(config: Config, ratios: Mapping[str, Fraction]) -> dict[str, Any]:
+    """Return the configuration of the base.
+
+    Raises:
+        ValueError: a key would not be a whole number there.
+    """
+    return {**config, **{key: _whole(key, config[key], ratio) for key, ratio in ratios.items()}}
+
+
+def _check(config: Config, base: Config) -> None:
+    widths = [k for k, v in config.items() if type(v) is int and _may_be_width(k)]
+    listed = ", ".join(widths) or "none that looks like one"
+    if not base:
+        raise ValueError(
+            "want the width keys at the base, such as base={'num_attention_heads': 4}; width keys "
+            f"of this configuration: {listed}"
+        )
+    for key, value in base.items():
+        if key not in config:
+            raise ValueError(f"the configuration has no key {key!r}; its width keys: {listed}")
+        for where, number in (("base", value), ("target", config[key])):
+            if type(number) is not int or number < 1:
+                raise ValueError(f"{key}: want a positive integer at the {where}, got {number!r}")
+
+
+def _may_be_width(key: str) -> bool:
+    return bool(HEADS.search(key) or WIDTH.search(key)) and not DATA.search(key)
+
+
+def _width(config: Config, given: Mapping[str, Fraction]) -> tuple[int, Fraction]:
+    """Return the width at the target, and over that of the base."""
+    wide = [
+        k for k in given if not (HEADS.search(k) or HEAD_DIM.search(k) or FEED_FORWARD.search(k))
+    ]
+    if wide:
+        return config[wide[0]], given[wide[0]]
+    number = [k for k, v in config.items() if HEADS.search(k) and type(v) is int]
+    number = [k for k in number if k in given] or number
+    dimension = [k for k, v in config.items() if HEAD_DIM.search(k) and type(v) is int]
+    dimension = [k for k in dimension if k in given] or dimension
+    factors = number[:1] + dimension[:1]
+    ratio = prod((given.get(k, Fraction(1)) for k in factors), start=Fraction(1))
+    return prod(config[k] for k in factors), ratio
+
+
+def _follows(key: str, value: Any, width: int, head_dims_grow: bool) -> bool:
+    """Whether a key that is not in `base` grows with the width."""
+    if type(value) is not int or value < 1 or HEAD_DIM.search(key) or DATA.search(key):
+        return False
+    if HEADS.search(key):  # of keys and values, or of another stream
+        return not head_dims_grow
+    return bool(FEED_FORWARD.search(key)) or (bool(WIDTH.search(key)) and value == width)
+
+
+def _whole(key: str, value: int, ratio: Fraction) -> int:
+    number = Fraction(value) / ratio
+    if number.denominator != 1:
+        raise ValueError(
+            f"{key}={value} grows with the width, and is no whole number at the base "
+            f"({value} / {ratio}): choose another base, say in base what it is there, or hold it: "
+            f"fixed=({key!r},)"
+        )
+    return int(number)
