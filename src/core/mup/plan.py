@@ -17,14 +17,16 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from core.mup.attention import fold_attention
+from core.mup.parametrizations import PARAMETRIZATIONS
 from core.mup.rules import Entry, check_optimizer
 from core.mup.shapes import Axes, bottlenecks, classify
 from core.mup.source import name_of, source_of
@@ -34,8 +36,6 @@ FILE = "mup_plan.json"
 FORMAT = "core.mup plan 1"
 # what wrappers put in a parameter's name
 WRAPPED = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-
-Parametrization = Literal["mup", "standard"]
 
 
 def plan(
@@ -82,10 +82,17 @@ class Plan:
     """Width keys, given and found: value at the target over that at the base."""
     given: tuple[str, ...]
     """Those that were given; what was found follows them."""
-    entries: dict[str, Entry]
-    """By parameter name."""
+    mup: dict[str, Entry]
+    """By parameter name, under muP."""
     axes: dict[str, tuple[int, int]] = field(default_factory=dict)
-    parametrization: Parametrization = "mup"
+    parametrization: str = "mup"
+    """A name in `core.mup.parametrizations`."""
+
+    @cached_property
+    def entries(self) -> dict[str, Entry]:
+        """By parameter name, under the plan's parametrization."""
+        change = PARAMETRIZATIONS[self.parametrization]
+        return {name: change(entry) for name, entry in self.mup.items()}
 
     @property
     def base_config(self) -> dict[str, Any]:
@@ -121,16 +128,22 @@ class Plan:
         ratios = _grown(self.ratios, growth)
         config = {**base, **{key: _whole(key, base[key] * r) for key, r in ratios.items()}}
         entries = _entries(self._class(), config, ratios, self.given, self.axes)
-        made = replace(self, config=config, ratios=ratios, entries=entries)
-        return made if self.parametrization == "mup" else made.standard()
+        return replace(self, config=config, ratios=ratios, mup=entries)
 
     def standard(self) -> Self:
         """Return the standard parametrization: the same names, and every factor 1."""
-        entries = {
-            name: replace(entry, m_in=1.0, m_out=1.0, fold=1.0, rate=1.0)
-            for name, entry in self.entries.items()
-        }
-        return replace(self, entries=entries, parametrization="standard")
+        return self.under("standard")
+
+    def under(self, parametrization: str) -> Self:
+        """Return the plan under another parametrization, such as a wrong one, to try a check on.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        if parametrization not in PARAMETRIZATIONS:
+            known = ", ".join(map(repr, PARAMETRIZATIONS))
+            raise ValueError(f"no parametrization {parametrization!r}; there are {known}")
+        return replace(self, parametrization=parametrization)
 
     def build(self, recipe: str = "torch", *, seed: int = 0) -> nn.Module:
         """Return a new model on the CPU, initialised; `init_` says how.
@@ -278,7 +291,7 @@ class Plan:
             "ratios": {key: str(ratio) for key, ratio in self.ratios.items()},
             "given": self.given,
             "axes": self.axes,
-            "entries": {name: asdict(entry) for name, entry in self.entries.items()},
+            "entries": {name: asdict(entry) for name, entry in self.mup.items()},
         }
 
     def save(self, path: str | os.PathLike[str]) -> Path:

@@ -1,0 +1,283 @@
+r"""The coordinate check, with slopes, and a verdict that can be "wrong".
+
+Train a model at several widths for a few steps on one batch and record, for the output x of every
+module, the mean of |x_t| and of |x_t - x_0|. Under muP neither depends on the width: activations
+stay of one size (desideratum 1), and every layer moves as far as it can (maximal update). The
+second is what Fig. 5 of arXiv:2203.03466v2 plots; a model that learns too slowly as it widens
+passes the first. Here both are fitted,
+
+    log2 mean|x_t| = a + slope log2(width)        log2 mean|x_t - x_0| = a' + slope' log2(width)
+
+for each module and step, over the mean of the seeds' logarithms, and the slopes are held to bands.
+
+The readout begins at zero. It is the one layer whose output fades as 1 / sqrt(width) at first, as
+it should, and for a while hides what its update does; from zero its first step is its update alone.
+So step 1 judges the readout, and what lies below it begins to move with step 2.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from core.mup.plan import Plan
+
+Loss = Callable[[nn.Module, int], Tensor]
+"""Model and seed -> the loss of that seed's batch, the same at every step and width."""
+Which = Literal["size", "moved"]
+
+
+@dataclass(frozen=True)
+class Bands:
+    """How far from flat a slope may be, in octaves per octave; see `Coordinates.failures`."""
+
+    size: float = 0.30
+    """Of mean|x| of a module, at any step."""
+    moved: float = 0.45
+    """Of mean|x_t - x_0| of a module below the readout, at any step from the second."""
+    median: float = 0.12
+    """Of the median of the latter over modules, at the second step."""
+    readout: float = 0.30
+    """Of mean|x_t - x_0| of the readout, at the first step."""
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """What a check recorded."""
+
+    widths: tuple[int, ...]
+    modules: tuple[str, ...]
+    """One for each distinct tensor that a module returned; the readout's is the last."""
+    size: NDArray[np.float64]
+    """`[seeds, widths, steps + 1, modules]`, mean|x_t|."""
+    moved: NDArray[np.float64]
+    """The same of mean|x_t - x_0|."""
+    loss: NDArray[np.float64]
+    """`[seeds, widths, steps + 1]`."""
+
+    def slopes(self, which: Which) -> NDArray[np.float64]:
+        """Return d log2 / d log2 width, `[steps + 1, modules]`; nan where a mean is zero."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.log2(getattr(self, which)).mean(axis=0)  # [W, T, M]
+            x = np.log2(np.asarray(self.widths, float))
+            x = (x - x.mean()) / np.square(x - x.mean()).sum()
+            slopes = np.einsum("w,wtm->tm", x, logs)
+        return np.where(np.isfinite(slopes), slopes, np.nan)
+
+    @property
+    def diverged(self) -> tuple[int, ...]:
+        """Widths at which something became infinite or nan."""
+        finite = np.isfinite(self.size).all(axis=3) & np.isfinite(self.loss)  # [S, W, T]
+        return tuple(w for i, w in enumerate(self.widths) if not finite[:, i].all())
+
+    def failures(self, bands: Bands | None = None) -> list[str]:
+        """Return what is not flat, a sentence each, worst first; none if the check passes."""
+        bands = bands or Bands()
+        if self.diverged:
+            return [f"infinite or nan at width {', '.join(map(str, self.diverged))}"]
+        size, moved = self.slopes("size"), self.slopes("moved")
+        found = list(_outside("mean|x|", size[:, :-1], self.modules[:-1], bands.size, range(len(size))))
+        below = moved[:, :-1]
+        later = range(2, len(moved))
+        found += _outside("mean|x_t - x_0|", below, self.modules[:-1], bands.moved, later)
+        found += _outside("mean|x_t - x_0|", moved[:, -1:], self.modules[-1:], bands.readout, (1,))
+        median = float(np.nanmedian(below[2]))
+        if not abs(median) <= bands.median:
+            where = "the median over modules of mean|x_t - x_0|"
+            found.append((abs(median) / bands.median, _sentence(where, median, 2, bands.median)))
+        return [sentence for _, sentence in sorted(found, reverse=True)]
+
+    def assert_flat(self, bands: Bands | None = None) -> None:
+        """Fail unless every slope is within its band.
+
+        Raises:
+            AssertionError: one is not; the worst are named.
+        """
+        failures = self.failures(bands)
+        if failures:
+            more = f"; and {len(failures) - 4} more" if len(failures) > 4 else ""
+            raise AssertionError("not flat in the width: " + "; ".join(failures[:4]) + more)
+
+    def as_text(self) -> str:
+        """Return a line a step: median, least and greatest slope of both."""
+        lines = [
+            "step   mean|x|: median  least  greatest    mean|x_t - x_0|: median  least  greatest"
+        ]
+        both = zip(self.slopes("size"), self.slopes("moved"), strict=True)
+        for step, (size, moved) in enumerate(both):
+            lines.append(f"{step:4}   {_three(size):>31}    {_three(moved):>39}")
+        return "\n".join(lines)
+
+
+def coord_check(
+    plan: Plan,
+    loss: Loss,
+    *,
+    widths: Sequence[int],
+    lr: float,
+    seeds: int = 3,
+    steps: int = 3,
+    recipe: str = "torch",
+    device: str = "cpu",
+    optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] = torch.optim.AdamW,
+    rule: str = "adamw",
+) -> Coordinates:
+    """Train at several widths and return the sizes and moves of every module's output.
+
+    Args:
+        plan: of the model at any width, with one width key in `base`; `plan.standard()` checks the
+            standard parametrization.
+        loss: called with a model and a seed; must give a seed the same batch every time.
+        widths: values of that key, four or more; the base's may be among them.
+        lr: the base's learning rate; as large as in training, or nothing shows.
+        seeds: draws of the weights, and batches.
+        steps: updates, two at least.
+        recipe: of the initialisation; the readout begins at zero in any case.
+        device: where to train. The statistics of a step come back in one transfer.
+        optimizer: called with the groups of `plan.groups`.
+        rule: the optimizer's name in `plan.groups`.
+
+    Raises:
+        ValueError: fewer than four widths, two steps or one seed, or a plan with several width
+            keys.
+    """
+    if len(set(widths)) < 4 or steps < 2 or seeds < 1:
+        raise ValueError(
+            f"want four different widths, two steps and one seed at least, got {list(widths)}, "
+            f"{steps} and {seeds}: over fewer, a slope tells right from wrong too rarely"
+        )
+    if len(plan.given) != 1:
+        raise ValueError(f"want a plan with one key in base, got {', '.join(plan.given)}")
+    runs, names = [], []
+    for width in sorted(set(widths)):
+        planned = plan.at(**{plan.given[0]: width})
+        for seed in range(seeds):
+            model = planned.build(recipe, seed=seed).to(device)
+            readout = _zero_readout(planned, model)
+            groups = planned.groups(model, lr=lr, optimizer=rule)
+            name, values = _train(
+                model, optimizer(groups), lambda m, s=seed: loss(m, s), steps, readout
+            )
+            runs.append(values)
+            names.append(name)
+    if any(name != names[0] for name in names):
+        raise ValueError("the model calls other modules at another width: nothing to compare")
+    read = np.asarray(runs).reshape(len(set(widths)), seeds, steps + 1, -1).swapaxes(0, 1)
+    count = len(names[0])
+    size, moved, values = read[..., :count], read[..., count:-1], read[..., -1]
+    # what a dropout of zero, or a wrapper, hands on unchanged is the same tensor twice
+    kept = np.sort(np.unique(size.reshape(-1, count), axis=1, return_index=True)[1])
+    modules = tuple(names[0][i] for i in kept)
+    return Coordinates(
+        tuple(sorted(set(widths))), modules, size[..., kept], moved[..., kept], values
+    )
+
+
+def _zero_readout(plan: Plan, model: nn.Module) -> str:
+    """Begin the readout at zero; return the name of its module."""
+    outputs = [name for name, entry in plan.entries.items() if entry.kind == "output"]
+    if not outputs:
+        raise ValueError("the model has no readout: no layer from what grows to what does not")
+    with torch.no_grad():
+        plan.named(model)[outputs[-1]].zero_()
+    return outputs[-1].rpartition(".")[0]
+
+
+def _train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[nn.Module], Tensor],
+    steps: int,
+    readout: str,
+) -> tuple[list[str], list[list[float]]]:
+    """Return the names of the modules, and a row a step: sizes, moves, loss."""
+    model.train()
+    first: dict[str, Tensor] = {}
+    rows = []
+    for step in range(steps + 1):
+        with torch.set_grad_enabled(step < steps), _outputs(model, readout) as seen:
+            value = loss(model)
+        outputs = seen if step == 0 else {name: seen[name] for name in first}
+        first = first or {name: x.clone() for name, x in outputs.items()}
+        # one transfer a step: everything until here stays on the device
+        sizes = [_mean(x) for x in outputs.values()]
+        moves = [_mean(x - first[name]) for name, x in outputs.items()]
+        rows.append(torch.stack([*sizes, *moves, value.detach().float()]).tolist())
+        if step < steps:
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+    return list(first), rows
+
+
+def _mean(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, 1, dtype=torch.float32) / x.numel()
+
+
+@contextmanager
+def _outputs(model: nn.Module, readout: str) -> Iterator[dict[str, Tensor]]:
+    """Collect what each module returns, up to the readout; a tensor that two return, once."""
+    seen: dict[str, Tensor] = {}
+    alive: dict[int, Tensor] = {}
+    done = False
+
+    def hook(name: str, output: Any) -> None:
+        nonlocal done
+        for suffix, tensor in _tensors(output):
+            if not done and tensor.is_floating_point() and id(tensor) not in alive:
+                alive[id(tensor)] = tensor  # while it lives, no other has its number
+                seen[name + suffix] = tensor.detach()
+        done = done or name == readout
+
+    hooks = [
+        module.register_forward_hook(lambda m, i, output, name=name: hook(name, output))
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        yield seen
+    finally:
+        for one in hooks:
+            one.remove()
+
+
+def _tensors(output: Any) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(output, Tensor):
+        yield "", output
+    elif isinstance(output, tuple | list):
+        yield from ((f"[{i}]", x) for i, x in enumerate(output) if isinstance(x, Tensor))
+
+
+def _outside(
+    what: str,
+    slopes: NDArray[np.float64],
+    modules: Sequence[str],
+    band: float,
+    steps: Sequence[int],
+) -> Iterator[tuple[float, str]]:
+    """Give the worst step of each module that leaves the band: how far, and a sentence."""
+    if not steps:
+        return
+    chosen = np.abs(np.nan_to_num(slopes[list(steps)], nan=0.0))
+    for column, name in enumerate(modules):
+        worst = int(chosen[:, column].argmax())
+        if chosen[worst, column] > band:
+            slope = float(slopes[steps[worst], column])
+            told = _sentence(f"{what} of {name}", slope, steps[worst], band)
+            yield float(chosen[worst, column]) / band, told
+
+
+def _sentence(what: str, slope: float, step: int, band: float) -> str:
+    return f"{what} after {step} steps has slope {slope:+.2f}, outside +-{band:g}"
+
+
+def _three(slopes: NDArray[np.float64]) -> str:
+    known = slopes[~np.isnan(slopes)]
+    if not known.size:
+        return "-"
+    return f"{np.median(known):+8.2f}  {known.min():+6.2f}  {known.max():+8.2f}"

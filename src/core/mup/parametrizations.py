@@ -1,0 +1,47 @@
+"""muP, the standard parametrization, and parametrizations that leave out or break one rule.
+
+Each changes the entry of a parameter. The wrong ones are what people ship by mistake: a check of
+coordinates is worth what it says of them, and the chapter asks which rule matters.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import sqrt
+
+from core.mup.rules import Entry
+
+Change = Callable[[Entry], Entry]
+
+
+def _mup(entry: Entry) -> Entry:
+    return entry
+
+
+def _standard(entry: Entry) -> Entry:
+    return replace(entry, m_in=1.0, m_out=1.0, fold=1.0, rate=1.0)
+
+
+def _faster(entry: Entry, kinds: tuple[str, ...], factor: Callable[[float], float]) -> Entry:
+    """Multiply the learning rate of some kinds by a function of their width ratio."""
+    if entry.kind not in kinds:
+        return entry
+    m = entry.m_in if entry.kind in ("hidden", "output") else entry.m_out
+    return replace(entry, rate=entry.rate * factor(m))
+
+
+PARAMETRIZATIONS: dict[str, Change] = {
+    "mup": _mup,
+    "standard": _standard,
+    "hidden lr not scaled": lambda e: _faster(e, ("hidden",), lambda m: m),
+    "hidden lr / sqrt(m)": lambda e: _faster(e, ("hidden",), sqrt),
+    "output lr not scaled": lambda e: _faster(e, ("output",), lambda m: m),
+    "every lr / m": lambda e: _faster(e, ("input", "vector"), lambda m: 1 / m),
+    "lr / m^1.5": lambda e: _faster(e, ("hidden", "output"), lambda m: m**-0.5),
+}
+"""Name -> what it makes of the entry under muP. The learning rates are Adam's.
+
+`every lr / m`: inputs, biases and tables too; `lr / m^1.5`: of hidden and output; both train ever
+less as the width grows. The three before them train too much.
+"""
+
+WRONG = tuple(name for name in PARAMETRIZATIONS if name not in ("mup", "standard"))
