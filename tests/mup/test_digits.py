@@ -21,9 +21,8 @@ def clean(batch):
 
 
 def originals(batch):
-    """The images in scikit-learn's numbers, 0 .. 16; rounding at late times is too coarse."""
-    early = batch.t < 500  # there float32 keeps the 17 levels apart
-    return [tuple(x.flatten().tolist()) for x in ((clean(batch) + 1) * 8).round()[early].int()]
+    """The images in scikit-learn's numbers, 0 .. 16, which float32 keeps apart at all times."""
+    return [tuple(x.flatten().tolist()) for x in ((clean(batch) + 1) * 8).round().int()]
 
 
 def test_the_forward_process_is_ddpm_as_diffusers_has_it():
@@ -40,16 +39,14 @@ def test_the_forward_process_is_ddpm_as_diffusers_has_it():
 
 def test_images_are_scikit_learns_between_minus_one_and_one():
     assert set(originals(draw(1, 2, 256))) | set(originals(held_out())) <= set(known())
-    early = draw(1, 2, 256)
-    x = clean(early)[early.t < 500]
-    assert x.min() == pytest.approx(-1, abs=1e-4)
-    assert x.max() == pytest.approx(1, abs=1e-4)
+    x = clean(draw(1, 2, 256))
+    assert x.min() == pytest.approx(-1, abs=1e-3)
+    assert x.max() == pytest.approx(1, abs=1e-3)
 
 
 def test_labels_belong_to_their_images():
     labels, batch = known(), draw(3, 0, 256)
-    early = batch.t < 500
-    assert [labels[image] for image in originals(batch)] == batch.y[early].tolist()
+    assert [labels[image] for image in originals(batch)] == batch.y.tolist()
 
 
 def test_noise_is_standard_normal_and_times_are_uniform():
@@ -82,15 +79,14 @@ def test_a_name_gives_the_same_batch_and_another_another():
 
 def test_what_is_held_out_is_never_drawn():
     drawn = {image for step in range(40) for image in originals(draw(0, step, 256))}
-    assert len(drawn) > 1000  # of 1285, half of the times are early: few are missed
+    assert len(drawn) > 1280  # of 1285, each missed with probability e^-8
     assert not drawn & set(originals(held_out()))
 
 
 def test_held_out_images_are_distinct_and_fixed():
     batch = held_out()
     assert len(batch.y) == HELD_OUT
-    found = originals(batch)
-    assert len(found) == len(set(found))
+    assert len(set(originals(batch))) == HELD_OUT
     assert all(torch.equal(a, b) for a, b in zip(batch, held_out(), strict=True))
 
 
