@@ -18,6 +18,8 @@ So step 1 judges the readout, and what lies below it begins to move with step 2.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +31,9 @@ from core.mup.plan import Plan
 
 Loss = Callable[[nn.Module, int], Tensor]
 """Model and seed -> the loss of that seed's batch, the same at every step and width."""
+Optimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+"""Parameter groups -> an optimizer."""
+ADAMW: Optimizer = partial(torch.optim.AdamW, fused=True)
 Which = Literal["size", "moved"]
 
 
@@ -81,22 +86,27 @@ class Coordinates:
 
     def failures(self, bands: Bands | None = None) -> list[str]:
         """Return what is not flat, a sentence each, worst first; none if the check passes."""
-        bands = bands or Bands()
+        return [sentence for ratio, sentence in self._deviations(bands or Bands()) if ratio > 1]
+
+    def excess(self, bands: Bands | None = None) -> float:
+        """Return the largest deviation as a multiple of its band: the check passes up to 1."""
+        return self._deviations(bands or Bands())[0][0]
+
+    def _deviations(self, bands: Bands) -> list[tuple[float, str]]:
+        """Each deviation over its band, and a sentence; worst first."""
         if self.diverged:
-            return [f"infinite or nan at width {', '.join(map(str, self.diverged))}"]
+            return [(inf, f"infinite or nan at width {', '.join(map(str, self.diverged))}")]
         size, moved = self.slopes("size"), self.slopes("moved")
-        found = list(
-            _outside("mean|x|", size[:, :-1], self.modules[:-1], bands.size, range(len(size)))
-        )
-        below = moved[:, :-1]
-        later = range(2, len(moved))
-        found += _outside("mean|x_t - x_0|", below, self.modules[:-1], bands.moved, later)
-        found += _outside("mean|x_t - x_0|", moved[:, -1:], self.modules[-1:], bands.readout, (1,))
-        median = float(np.nanmedian(below[2]))
-        if not abs(median) <= bands.median:
-            where = "the median over modules of mean|x_t - x_0|"
-            found.append((abs(median) / bands.median, _sentence(where, median, 2, bands.median)))
-        return [sentence for _, sentence in sorted(found, reverse=True)]
+        steps, below, readout = range(len(size)), self.modules[:-1], self.modules[-1:]
+        median = np.full_like(moved[:, :1], np.nanmedian(moved[2, :-1]))
+        what = "mean|x_t - x_0| of"
+        found = [
+            *_worst("mean|x| of", size[:, :-1], below, bands.size, steps),
+            *_worst(what, moved[:, :-1], below, bands.moved, steps[2:]),
+            *_worst(what, moved[:, -1:], readout, bands.readout, steps[1:2]),
+            *_worst(what, median, ("the median module",), bands.median, steps[2:3]),
+        ]
+        return sorted(found, reverse=True)
 
     def assert_flat(self, bands: Bands | None = None) -> None:
         """Fail unless every slope is within its band.
@@ -162,7 +172,7 @@ def compare(
     steps: int = 3,
     recipe: str = "torch",
     device: str = "cpu",
-    optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] = torch.optim.AdamW,
+    optimizer: Optimizer = ADAMW,
     rule: str = "adamw",
     rename: Callable[[int, str], str] = lambda size, name: name,
 ) -> Coordinates:
@@ -227,7 +237,7 @@ def _run(
     steps: int,
     recipe: str,
     device: str,
-    optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
+    optimizer: Optimizer,
     rule: str,
 ) -> _Run:
     model = plan.build(recipe, seed=seed).to(device)
@@ -316,27 +326,19 @@ def _tensors(output: Any) -> Iterator[tuple[str, Tensor]]:
         yield from ((f"[{i}]", x) for i, x in enumerate(output) if isinstance(x, Tensor))
 
 
-def _outside(
+def _worst(
     what: str,
     slopes: NDArray[np.float64],
     modules: Sequence[str],
     band: float,
     steps: Sequence[int],
 ) -> Iterator[tuple[float, str]]:
-    """Give the worst step of each module that leaves the band: how far, and a sentence."""
-    if not steps:
-        return
-    chosen = np.abs(np.nan_to_num(slopes[list(steps)], nan=0.0))
-    for column, name in enumerate(modules):
-        worst = int(chosen[:, column].argmax())
-        if chosen[worst, column] > band:
-            slope = float(slopes[steps[worst], column])
-            told = _sentence(f"{what} of {name}", slope, steps[worst], band)
-            yield float(chosen[worst, column]) / band, told
-
-
-def _sentence(what: str, slope: float, step: int, band: float) -> str:
-    return f"{what} after {step} steps has slope {slope:+.2f}, outside +-{band:g}"
+    """Give each module's largest slope over steps: as a multiple of the band, and in words."""
+    chosen = np.nan_to_num(slopes[list(steps)])
+    for slope, name in zip(chosen.T, modules, strict=True):
+        at = int(np.abs(slope).argmax())
+        told = f"{what} {name} after {steps[at]} steps has slope {slope[at]:+.2f}"
+        yield float(abs(slope[at])) / band, f"{told}, outside +-{band:g}"
 
 
 def _three(slopes: NDArray[np.float64]) -> str:

@@ -37,13 +37,15 @@ PARAMETRIZATIONS: dict[str, Change] = {
     "output lr not scaled": lambda e: _faster(e, ("output",), lambda m: m),
     "every lr / m": lambda e: _faster(e, ("input", "vector"), lambda m: 1 / m),
     "lr / m^1.5": lambda e: _faster(e, ("hidden", "output"), lambda m: m**-0.5),
+    "forward factor": lambda e: replace(e, fold=1.0),
     "attention / sqrt(d)": lambda e: e if e.kind == "output" else replace(e, fold=1.0),
 }
 """Name -> what it makes of the entry under muP. The learning rates are Adam's.
 
 `every lr / m`: inputs, biases and tables too; `lr / m^1.5`: of hidden and output; both train ever
-less as the width grows. The three before them train too much. The last differs from muP only where
-the dimension of a head grows.
+less as the width grows. The three before them train too much. `forward factor` is the reference's
+own form, right where the forward pass multiplies what a tensor here carries. The last differs from
+muP only where the dimension of a head grows.
 """
 
 WRONG = tuple(name for name in PARAMETRIZATIONS if "lr" in name)
