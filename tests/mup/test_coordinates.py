@@ -1,6 +1,7 @@
 """The check against what is known to be right, and against every wrong parametrization."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def toy_loss(model, seed):
 def test_sizes_and_moves_are_those_of_a_training_by_hand():
     made = plan(Toy, {"width": 16}, base={"width": 8})
     seen = compare({16: made}, toy_loss, lr=0.1, seeds=1, steps=2)
-    model = made.build(seed=0)
+    model: Any = made.build(seed=0)
     nn.init.zeros_(model.V.weight)
     optimizer = torch.optim.AdamW(made.groups(model, lr=0.1))
     sizes, outputs = [], []

@@ -1,5 +1,7 @@
 """The depth rule against a model whose forward pass multiplies its branches."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -21,7 +23,7 @@ def test_the_folded_branch_trains_as_one_multiplied_in_the_forward_pass(alpha):
     layers, lr, eps = 3, 2**-8, 1e-8
     ours = made(layers, alpha=alpha)
     folded = ours.build(seed=3).double()
-    reference = ours.build(seed=3).double()
+    reference: Any = ours.build(seed=3).double()
     f = layers**-alpha
     groups = []
     for name, p in reference.named_parameters():

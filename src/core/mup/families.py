@@ -1,7 +1,7 @@
 """The five families of networks, each small enough for an 8 x 8 digit.
 
     family = FAMILIES["mmdit"]
-    plan = core.mup.plan(family.model_class, family.config(heads=16, layers=2), base=family.base)
+    plan = family.plan(heads=16, layers=2)
     loss = family.loss(plan.build(), digits.draw(seed=0, step=0, size=32))
 
 DiT, PixArt-alpha, MMDiT (of Stable Diffusion 3) and Flux are the classes of diffusers as they are;
@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.mup.digits import CLASSES, STEPS, Batch
+from core.mup.digits import CLASSES, STEPS, Batch, draw
+from core.mup.plan import Plan, plan
 from core.mup.source import source_of
 from core.train.seeds import generator
 
@@ -46,6 +47,27 @@ class Family:
     def model_class(self) -> Callable[..., nn.Module]:
         """The class; a plan calls it with `config`. diffusers is imported here, in seconds."""
         return source_of(self.source)
+
+    def plan(self, heads: int = 8, layers: int = 2, **sizes: int) -> Plan:
+        """Return the plan of this many heads, tuned with those of `base`.
+
+        Args:
+            heads: of the target; as many as the base's too, for the base's own plan.
+            layers: as in `config`.
+            **sizes: `head_dim`.
+        """
+        (key, tuned), *_ = self.base.items()
+        wider = plan(self.model_class, self.config(2 * tuned, layers, **sizes), base=self.base)
+        return wider.at(**{key: heads})
+
+    def first_loss(self, size: int) -> Callable[[nn.Module, int], Tensor]:
+        """Return the loss of a seed's first batch, of `size` images: for a coordinate check."""
+
+        def loss(model: nn.Module, seed: int) -> Tensor:
+            where = next(model.parameters())
+            return self.loss(model, draw(seed, 0, size).to(where.device, where.dtype))
+
+        return loss
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean squared error of the predicted noise, a scalar; 1 for predicting zero."""
