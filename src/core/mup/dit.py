@@ -12,14 +12,12 @@ the plain class reads, with equal outputs, and reads what was trained with one e
 
 import os
 from inspect import signature
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 from torch import Tensor, nn
-
-M = TypeVar("M", bound=nn.Module)
 
 EMBEDDER = "norm1.emb"
 """Where a block has it."""
@@ -116,7 +114,8 @@ class SharedDiT(DiTTransformer2DModel):
         _same_embedders(plain)
         with torch.device("meta"):
             model = cls(**_own_config(plain.config))
-        return _filled(model, plain, plain.state_dict()).train(plain.training)
+        fill_(model, plain.state_dict(), dict(plain.named_buffers()))
+        return model.train(plain.training)
 
     def plain(self) -> DiTTransformer2DModel:
         """Return a copy of diffusers' class: each block has an embedder of its own, all equal."""
@@ -125,7 +124,8 @@ class SharedDiT(DiTTransformer2DModel):
             model = DiTTransformer2DModel(**{k: v for k, v in self.config.items() if k in known})
         model.register_to_config(**{k: self.config[k] for k in OWN if self.config[k] != OWN[k]})
         copies = {name: tensor.clone() for name, tensor in self.state_dict().items()}
-        return _filled(model, self, copies).train(self.training)
+        fill_(model, copies, dict(self.named_buffers()))
+        return model.train(self.training)
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
@@ -155,13 +155,18 @@ class SharedDiT(DiTTransformer2DModel):
         return cls.share(DiTTransformer2DModel.from_pretrained(source, **kwargs))
 
 
-def _filled(model: M, other: nn.Module, tensors: dict[str, Tensor]) -> M:
-    """Put tensors, and what no checkpoint holds of the other model, into one on the meta device."""
+def fill_(model: nn.Module, tensors: dict[str, Tensor], buffers: dict[str, Tensor]) -> None:
+    """Put tensors, not copied, into a model on the meta device.
+
+    Args:
+        model: without values.
+        tensors: its state dict.
+        buffers: by name, what no state dict holds.
+    """
     model.load_state_dict(tensors, assign=True)
-    for name, buffer in other.named_buffers():
+    for name, buffer in buffers.items():
         path, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(path), attribute, buffer)
-    return model
 
 
 def _same_embedders(plain: DiTTransformer2DModel) -> None:
