@@ -61,7 +61,7 @@ class Coordinates:
 
     widths: tuple[int, ...]
     modules: tuple[str, ...]
-    """One for each distinct tensor that a module returned; the readout's is the last."""
+    """One for each distinct tensor that a module returned and that moves; the readout's is last."""
     size: NDArray[np.float64]
     """`[seeds, widths, steps + 1, modules]`, mean|x_t|."""
     moved: NDArray[np.float64]
@@ -206,8 +206,10 @@ def compare(
     read = np.asarray([[run.columns(names) for run in row] for row in runs])  # [S, W, T, 2M + 1]
     size, moved, values = read[..., : len(names)], read[..., len(names) : -1], read[..., -1]
     # what a dropout of zero, or a wrapper, hands on unchanged is the same tensor twice
-    flat = size.reshape(-1, len(names))
-    kept = np.sort(np.unique(flat, axis=1, return_index=True)[1])
+    distinct = np.unique(size.reshape(-1, len(names)), axis=1, return_index=True)[1]
+    # and what training does not reach, such as the waves of a timestep, has no move to judge
+    still = (moved[:, :, -1] == 0).all(axis=(0, 1))
+    kept = [i for i in sorted(distinct) if not still[i]]
     modules = tuple(names[i] for i in kept)
     return Coordinates(tuple(plans), modules, size[..., kept], moved[..., kept], values)
 
