@@ -10,13 +10,18 @@ Attention is known by its parts, as diffusers names them: `heads`, `to_q`, `add_
 `norm_added_q`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from math import sqrt
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from core.mup.rules import Entry
+
+if TYPE_CHECKING:
+    from core.mup.plan import Plan
 
 # a projection of queries, and the norm that follows it
 QUERIES = (("to_q", "norm_q"), ("add_q_proj", "norm_added_q"))
@@ -72,3 +77,51 @@ def _carriers(path: str, module: nn.Module) -> Iterator[str]:
                 "dimension and scale the number of heads"
             )
         yield from (f"{carrier}.{name}" for name in names)
+
+
+def logit_moves(
+    plan: "Plan",
+    loss: Callable[[nn.Module, int], Tensor],
+    *,
+    lr: float,
+    steps: int,
+    seed: int = 0,
+) -> float:
+    """Train with AdamW on one batch; return how far the logits q.k / sqrt(d) move, on average.
+
+    The mean over heads, pairs of tokens and attention layers of |logit after - logit before|.
+
+    Args:
+        plan: of a model whose attentions have `heads`, `to_q` and `to_k`, without a norm.
+        loss: called with the model and the seed.
+        lr: the base's learning rate.
+        steps: updates.
+        seed: of the weights.
+    """
+    model = plan.build(seed=seed)
+    optimizer = torch.optim.AdamW(plan.groups(model, lr=lr), fused=True)
+    layers = {name: m for name, m in model.named_modules() if _head_dim(m)}
+    seen: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        for part in ("to_q", "to_k"):
+            getattr(layer, part).register_forward_hook(
+                lambda m, i, output, key=f"{name}.{part}": seen.update({key: output.detach()})
+            )
+    logits = []
+    for _ in range(steps + 1):
+        value = loss(model, seed)
+        logits.append([_logits(seen, name, layer) for name, layer in layers.items()])
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    changes = [(b - a).abs().mean() for a, b in zip(logits[0], logits[-1], strict=True)]
+    return float(torch.stack(changes).mean())
+
+
+def _logits(seen: Mapping[str, Tensor], name: str, layer: Any) -> Tensor:
+    heads, d = layer.heads, _head_dim(layer) or 1
+    q, k = (
+        seen[f"{name}.{part}"].unflatten(-1, (heads, d)).transpose(-3, -2)  # [B, H, T, d]
+        for part in ("to_q", "to_k")
+    )
+    return q @ k.mT / d**0.5
