@@ -112,7 +112,7 @@ class _Adapted(nn.Module):
         return ((predicted - batch["noise"]).square().mean(),)
 
 
-def _package() -> Callable[[], object]:
+def _package() -> Callable[[], Any]:
     """The package's own check of the same network: as its README has it."""
     from mup import set_base_shapes  # type: ignore[import-not-found]
     from mup.coord_check import get_coord_data  # type: ignore[import-not-found]
