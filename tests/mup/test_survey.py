@@ -60,6 +60,17 @@ def test_every_plan_has_hidden_parameters_inputs_and_a_readout(plans):
         assert {"input", "output"} <= set(kinds), name
 
 
+def test_what_is_scaled_is_a_width_or_a_number_of_heads(plans):
+    scaled = {key for plan in plans.values() for key in plan.ratios}
+    heads = {key for key in scaled if re.search("heads$", key)}
+    assert scaled - heads == {
+        *("hidden_size", "model_dim", "dim"),
+        *("ff_dim", "ffn_dim", "ff_inner_dim", "ffn_hidden_size", "intermediate_size"),
+        *("cross_attention_dim", "audio_cross_attention_dim", "caption_projection_dim"),
+        *("time_embed_dim", "time_embed_hidden_dim"),  # of MiniMaxH3
+    }
+
+
 def sides(layer):
     """What a layer says of its (fan-in, fan-out), None for another module."""
     if isinstance(layer, nn.Linear):
