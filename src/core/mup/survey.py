@@ -35,14 +35,13 @@ class Case:
 
 
 SOUND = Case(
-    "has a stream of sound, with a width of its own; base_width is in pixels",
+    "has a stream of sound, with a width of its own",
     base={
         "num_attention_heads": 16,
         "cross_attention_dim": 2048,
         "audio_num_attention_heads": 16,
         "audio_cross_attention_dim": 1024,
     },
-    fixed=("base_width",),
 )
 
 CASES = {
