@@ -9,6 +9,8 @@ RUN := .venv/bin/python
 DONE := .venv/.done-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
 # the oldest Triton that the kernels are for: they are compiled by it too
 OLD_TRITON := $(if $(filter Linux,$(shell uname)),_build/triton-3.6.0)
+# the reference of core.mup, for tests and bench; installed, it would bring what breaks diffusers
+MUP := _build/mup-1.0.0
 SITE_DONE := .venv-site/.done-$(shell cksum < requirements-site.txt | cut -d' ' -f1)
 
 # Render the committed notebooks with the programs in $(1). All pages are read anew: Sphinx would
@@ -31,13 +33,13 @@ book: $(DONE) ## execute what is stale, render the book to _build/html
 site: $(SITE_DONE) ## render the committed notebooks to _build/site, without torch
 	$(call render,.venv-site/bin)
 
-test: $(DONE) $(OLD_TRITON) ## all checks: style, types, tests, the committed book, its re-execution, its rendering
+test: $(DONE) $(OLD_TRITON) $(MUP) ## all checks: style, types, tests, the committed book, its re-execution, its rendering
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/pyright --pythonpath $(RUN)
 	$(RUN) -m core.batch check
 	$(call render,.venv/bin)
-	$(RUN) -m pytest
+	PYTHONPATH=$(MUP) $(RUN) -m pytest
 	$(if $(OLD_TRITON),PYTHONPATH=$(OLD_TRITON) $(RUN) -m core.kernels.aot)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
 		book/*.ipynb
@@ -52,15 +54,16 @@ lab: $(DONE) ## work on copies of the chapters in _build/lab; a copy that is the
 refresh: $(DONE) ## execute all chapters anew, put them in place of the committed ones
 	@$(RUN) -m core.batch refresh
 
-bench: $(DONE) ## measure: ratios, not verdicts
-	@$(RUN) -m core.bench
+bench: $(DONE) $(MUP) ## measure: ratios, not verdicts
+	@PYTHONPATH=$(MUP) $(RUN) -m core.bench
 
 clean: ## remove what was built; the environments and the copies in _build/lab stay
 	@test ! -d _build || find _build -mindepth 1 -maxdepth 1 ! -name lab -exec rm -rf {} +
 
-_build/triton-%: | $(DONE)
+# name-version, unpacked and not installed
+$(OLD_TRITON) $(MUP): | $(DONE)
 	@rm -rf $@.part
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --target $@.part triton==$*
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --target $@.part $(subst -,==,$(@F))
 	@mv $@.part $@
 
 $(DONE): ENV = .venv
