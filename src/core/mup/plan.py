@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
-from math import prod
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,7 +29,7 @@ from core.mup.parametrizations import PARAMETRIZATIONS
 from core.mup.rules import Entry, check_optimizer
 from core.mup.shapes import Axes, bottlenecks, classify
 from core.mup.source import name_of, source_of
-from core.mup.widths import Config, at_base, co_scaled, full_config
+from core.mup.widths import Config, at_base, co_scaled, full_config, grown
 
 FILE = "mup_plan.json"
 FORMAT = "core.mup plan 1"
@@ -65,9 +64,10 @@ def plan(
             what to do.
     """
     full = full_config(model_class, config)
-    ratios = co_scaled(full, base, tuple(fixed))
-    entries = _entries(model_class, full, ratios, tuple(base), axes or {})
-    return Plan(model_class, full, ratios, tuple(base), entries, dict(axes or {}))
+    follows = co_scaled(full, base, tuple(fixed))
+    ratios = grown(follows, {key: Fraction(full[key], value) for key, value in base.items()})
+    entries = _entries(model_class, full, ratios, follows, axes or {})
+    return Plan(model_class, full, ratios, follows, entries, dict(axes or {}))
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class Plan:
     """The whole configuration of the target."""
     ratios: dict[str, Fraction]
     """Width keys, given and found: value at the target over that at the base."""
-    given: tuple[str, ...]
-    """Those that were given; what was found follows them."""
+    follows: dict[str, tuple[str, ...]]
+    """By width key, those that were given in `base` by whose ratios it grows."""
     mup: dict[str, Entry]
     """By parameter name, under muP."""
     axes: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -93,6 +93,11 @@ class Plan:
         """By parameter name, under the plan's parametrization."""
         change = PARAMETRIZATIONS[self.parametrization]
         return {name: change(entry) for name, entry in self.mup.items()}
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The width keys that were given; what was found follows them."""
+        return tuple(key for key, by in self.follows.items() if by == (key,))
 
     @property
     def base_config(self) -> dict[str, Any]:
@@ -125,9 +130,9 @@ class Plan:
             raise ValueError(f"want the keys {', '.join(self.given)}, got {', '.join(widths)}")
         base = self.base_config
         growth = {key: Fraction(value, base[key]) for key, value in widths.items()}
-        ratios = _grown(self.ratios, growth)
+        ratios = grown(self.follows, growth)
         config = {**base, **{key: _whole(key, base[key] * r) for key, r in ratios.items()}}
-        entries = _entries(self._class(), config, ratios, self.given, self.axes)
+        entries = _entries(self._class(), config, ratios, self.follows, self.axes)
         return replace(self, config=config, ratios=ratios, mup=entries)
 
     def standard(self) -> Self:
@@ -289,7 +294,7 @@ class Plan:
             "parametrization": self.parametrization,
             "config": self.config,
             "ratios": {key: str(ratio) for key, ratio in self.ratios.items()},
-            "given": self.given,
+            "follows": self.follows,
             "axes": self.axes,
             "entries": {name: asdict(entry) for name, entry in self.mup.items()},
         }
@@ -322,7 +327,7 @@ class Plan:
                 source_of(read["model"], missing_ok=True),
                 read["config"],
                 ratios,
-                tuple(read["given"]),
+                {key: tuple(by) for key, by in read["follows"].items()},
                 entries,
                 axes,
                 read["parametrization"],
@@ -350,28 +355,20 @@ def _entries(
     model_class: Callable[..., nn.Module],
     config: Config,
     ratios: Mapping[str, Fraction],
-    given: Iterable[str],
+    follows: Mapping[str, tuple[str, ...]],
     axes: Axes,
 ) -> dict[str, Entry]:
     base = at_base(config, ratios)
-    twice = _grown(ratios, dict.fromkeys(given, Fraction(2)))
-    delta = {**base, **{key: int(base[key] * ratio) for key, ratio in twice.items()}}
+    # a third width, so that what is rounded is told from what grows
+    factor = Fraction(3 if Fraction(2) in ratios.values() else 2)
+    wider = grown(follows, dict.fromkeys(follows, factor))
+    delta = {**base, **{key: int(base[key] * ratio) for key, ratio in wider.items()}}
     with torch.device("meta"):
         models = [model_class(**settings) for settings in (base, delta, config)]
-    return fold_attention(
-        classify(*models, ratios=set(ratios.values()), axes=axes), models[0], models[2]
-    )
-
-
-def _grown(ratios: Mapping[str, Fraction], growth: Mapping[str, Fraction]) -> dict[str, Fraction]:
-    """Return the ratio of every width key where those that were given grow as said.
-
-    What was found follows the key whose ratio it has, or all of them together: a width is the
-    number of heads times their dimension.
-    """
-    follows = {ratios[key]: ratio for key, ratio in growth.items()}
-    together = prod(growth.values(), start=Fraction(1))
-    return {key: growth.get(key, follows.get(old, together)) for key, old in ratios.items()}
+    given = [key for key, by in follows.items() if by == (key,)]
+    together = {**follows, "heads times their dimension": tuple(given)}
+    growth = set(zip(*(grown(together, of).values() for of in (wider, ratios)), strict=True))
+    return fold_attention(classify(*models, growth=growth, axes=axes), models[0], models[2])
 
 
 def _whole(key: str, value: Fraction) -> int:

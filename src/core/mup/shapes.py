@@ -1,10 +1,11 @@
 """Which kind each parameter is: read off the shapes of three models on the meta device.
 
-A dimension grows if it differs between base, delta (twice the base) and target; where a weight has
+A dimension grows if it differs between base, delta (a third width) and target; where a weight has
 its fan-in and fan-out is known from the module that owns it, not from its shape: an embedding
 `[V, D]` and a readout `[V, D]` look alike.
 
-Nothing is guessed. A parameter that no rule covers is refused by name, and `axes` says what it is.
+Little is guessed. What no layer of torch owns is taken for a vector if one dimension of it grows,
+as tables and positions are; if two grow it is refused by name. `axes` says of either what it is.
 """
 
 from collections.abc import Collection, Mapping
@@ -17,6 +18,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from core.mup.rules import Entry, Kind
 
 Axes = Mapping[str, tuple[int, int]]
+Growth = tuple[Fraction, Fraction]
 
 
 class Owned(NamedTuple):
@@ -60,16 +62,16 @@ def classify(
     delta: nn.Module,
     target: nn.Module,
     *,
-    ratios: Collection[Fraction],
+    growth: Collection[Growth],
     axes: Axes,
 ) -> dict[str, Entry]:
     """Return the entry of every parameter of the target.
 
     Args:
         base: the model at the base width, on the meta device, as are the others.
-        delta: at twice the base width.
+        delta: at a third width, so that growth can be told from rounding.
         target: at the width to be planned.
-        ratios: width at the target over that at the base, of each key that grows.
+        growth: of each width, what it is at delta and at the target, over that at the base.
         axes: parameter name -> (axis of fan-out, axis of fan-in), for matrices that no module of
             torch owns.
 
@@ -85,7 +87,7 @@ def classify(
     entries = {}
     for name, owners in models[2].items():
         triple = Triple(*(tuple(model[name][0].tensor.shape) for model in models))
-        _proportional(name, triple, ratios)
+        _proportional(name, triple, growth)
         found = [_entry(name, one, triple, axes.get(name)) for one in owners]
         if any(entry != found[0] for entry in found):
             raise ValueError(_SHARED.format(name, " and as ".join(e.kind for e in found)))
@@ -128,19 +130,25 @@ def _same_names(models: list[dict[str, list[Owned]]]) -> None:
             raise ValueError(f"{name} has {sorted(dimensions)} dimensions at different widths")
 
 
-def _proportional(name: str, triple: Triple, ratios: Collection[Fraction]) -> None:
+def _proportional(name: str, triple: Triple, growth: Collection[Growth]) -> None:
     """Refuse a dimension of which a part grows and a part does not: two roles in one tensor.
 
-    What was rounded, as some feed-forward layers are, fits no such line, and passes.
+    What was rounded, as some feed-forward layers are, fits no such line, and passes. Two widths
+    that are one tell nothing.
     """
     for axis, (b, d, t) in enumerate(zip(*triple, strict=True)):
-        grows, stays = d - b, 2 * b - d
-        if grows > 0 and stays > 0 and Fraction(t - stays, grows) in ratios:
-            raise ValueError(
-                f"{name}: dimension {axis} is {stays} + {grows} times the width over that of the "
-                f"base ({b}, {d}, {t} at the base, at twice the base, at the target): what grows "
-                "and what stays have different scales, and one tensor has one. Split it in two"
-            )
+        for at_delta, at_target in growth:
+            if 1 in (at_delta, at_target) or at_delta == at_target:
+                continue
+            grows = (d - b) / (at_delta - 1)
+            stays = b - grows
+            if grows > 0 and stays > 0 and t == stays + at_target * grows:
+                raise ValueError(
+                    f"{name}: dimension {axis} is {stays} + {grows} times the width over that of "
+                    f"the base ({b} at the base, {d} at {at_delta} times its width, {t} at the "
+                    "target): what grows and what stays have different scales, and one tensor has "
+                    "one. Split it in two"
+                )
 
 
 def _entry(name: str, one: Owned, triple: Triple, given: tuple[int, int] | None) -> Entry:
@@ -180,10 +188,14 @@ _KINDS: dict[tuple[bool, bool], Kind] = {
 
 def _axes(one: Owned) -> tuple[int, int] | None:
     """Where a weight has its (fan-out, fan-in); None for what is no matrix."""
-    if isinstance(one.owner, _ConvTransposeNd) and one.attribute == "weight":
-        return 1, 0
-    if isinstance(one.owner, (nn.Linear, _ConvNd)) and one.attribute == "weight":
+    owner, attribute = one.owner, one.attribute
+    if isinstance(owner, _ConvTransposeNd) and attribute == "weight":
+        depthwise = owner.groups == owner.in_channels > 1
+        return (0, 1) if depthwise else (1, 0)
+    if isinstance(owner, (nn.Linear, _ConvNd)) and attribute == "weight":
         return 0, 1
-    if isinstance(one.owner, nn.MultiheadAttention) and one.attribute.endswith("proj_weight"):
+    if isinstance(owner, (nn.RNNBase, nn.RNNCellBase)) and attribute.startswith("weight"):
+        return 0, 1
+    if isinstance(owner, nn.MultiheadAttention) and attribute.endswith("proj_weight"):
         return 0, 1
     return None

@@ -21,11 +21,12 @@ Config = Mapping[str, Any]
 
 HEADS = re.compile(r"(^|_)heads?$")
 HEAD_DIM = re.compile(r"(^|_)(head_dim|dim_head)$")
+HEADED = re.compile(r"(num_|n_)?(attention_)?(heads?|head_dim|dim_head)$")
 FEED_FORWARD = re.compile(r"^(ffn?|mlp|intermediate|feed_forward)_(\w+_)?(dim|size|channels)$")
 WIDTH = re.compile(r"(^|_)(dim|size|width|channels)$")
 DATA = re.compile(
     r"^(in|out|sample|image|text|caption_channels|joint|pooled|context|encoder|vocab|codebook|cond|"
-    r"condition|time|timestep|freq|max|patch|pos|audio|cap|llm|micro|crossattn|kernel|conv)(_|$)"
+    r"condition|time|timestep|freq|max|patch|pos|audio|cap|llm|base|micro|crossattn|kernel|conv)(_|$)"
 )
 
 
@@ -45,8 +46,13 @@ def full_config(model_class: Callable[..., Any], config: Config) -> dict[str, An
     return {**defaults, **config}
 
 
-def co_scaled(config: Config, base: Config, fixed: tuple[str, ...] = ()) -> dict[str, Fraction]:
-    """Return each key that grows with the width, and its ratio target / base.
+def co_scaled(
+    config: Config, base: Config, fixed: tuple[str, ...] = ()
+) -> dict[str, tuple[str, ...]]:
+    """Return each key that grows with the width, and the keys of `base` whose ratios it grows by.
+
+    Those of `base` come first, each by itself. The width is heads times their dimension, and a key
+    that equals it grows by both ratios if `base` names both.
 
     Args:
         config: the whole configuration of the target, as `full_config` gives it.
@@ -58,18 +64,28 @@ def co_scaled(config: Config, base: Config, fixed: tuple[str, ...] = ()) -> dict
             or equals the target.
     """
     _check(config, base)
-    given = {key: Fraction(config[key], value) for key, value in base.items()}
-    if all(ratio == 1 for ratio in given.values()):
+    if all(config[key] == value for key, value in base.items()):
         named = ", ".join(f"{key}={value}" for key, value in base.items())
         raise ValueError(
             f"the base equals the target ({named}): nothing grows between them. As base, name the "
             "width of the model that was tuned; its own plan is plan(...).at(...)"
         )
-    width, ratio = _width(config, given)
-    others = {key: ratio for key in config if key not in given and key not in fixed}
-    head_dims_grow = any(HEAD_DIM.search(key) for key in given)
-    return given | {
-        k: r for k, r in others.items() if _follows(k, config[k], width, head_dims_grow)
+    widths = _widths(config, base)
+    grow = any(HEAD_DIM.search(key) for key in base)
+    others = {
+        key: _follows(key, value, widths, head_dims_grow=grow)
+        for key, value in config.items()
+        if key not in base and key not in fixed
+    }
+    return {key: (key,) for key in base} | {key: by for key, by in others.items() if by}
+
+
+def grown(
+    follows: Mapping[str, tuple[str, ...]], ratios: Mapping[str, Fraction]
+) -> dict[str, Fraction]:
+    """Return the ratio of every width key, given those of the keys of `base`."""
+    return {
+        key: prod((ratios[one] for one in by), start=Fraction(1)) for key, by in follows.items()
     }
 
 
@@ -102,29 +118,53 @@ def _may_be_width(key: str) -> bool:
     return bool(HEADS.search(key) or WIDTH.search(key)) and not DATA.search(key)
 
 
-def _width(config: Config, given: Mapping[str, Fraction]) -> tuple[int, Fraction]:
-    """Return the width at the target, and over that of the base."""
-    wide = [
-        k for k in given if not (HEADS.search(k) or HEAD_DIM.search(k) or FEED_FORWARD.search(k))
-    ]
-    if wide:
-        return config[wide[0]], given[wide[0]]
-    number = [k for k, v in config.items() if HEADS.search(k) and type(v) is int]
-    number = [k for k in number if k in given] or number
-    dimension = [k for k, v in config.items() if HEAD_DIM.search(k) and type(v) is int]
-    dimension = [k for k in dimension if k in given] or dimension
-    factors = number[:1] + dimension[:1]
-    ratio = prod((given.get(k, Fraction(1)) for k in factors), start=Fraction(1))
-    return prod(config[k] for k in factors), ratio
+def _widths(config: Config, base: Config) -> dict[int | None, tuple[str, ...]]:
+    """Return the widths at the target that `base` speaks of, and the keys of `base` in each.
+
+    A width is a key's own value, or heads times their dimension; None stands for one that cannot
+    be told from the configuration.
+    """
+    found: dict[int | None, tuple[str, ...]] = {}
+    for key in base:
+        if FEED_FORWARD.search(key):
+            continue
+        factors = [key, *_partner(config, key)]
+        known = len(factors) == 2 or not HEADED.search(key)
+        width = prod(config[k] for k in factors) if known else None
+        found.setdefault(width, tuple(k for k in factors if k in base))
+    return found
 
 
-def _follows(key: str, value: Any, width: int, head_dims_grow: bool) -> bool:
-    """Whether a key that is not in `base` grows with the width."""
+def _partner(config: Config, key: str) -> list[str]:
+    """Return the key of the heads' dimension, given that of their number, and the reverse.
+
+    That of the same stream if it has one: `audio_num_attention_heads` goes with
+    `audio_attention_head_dim`.
+    """
+    if not HEADED.search(key):
+        return []
+    other = HEADS if HEAD_DIM.search(key) else HEAD_DIM
+    keys = [k for k, v in config.items() if other.search(k) and type(v) is int]
+    own = [k for k in keys if HEADED.sub("", k) == HEADED.sub("", key)]
+    return (own or keys)[:1]
+
+
+def _follows(
+    key: str,
+    value: Any,
+    widths: Mapping[int | None, tuple[str, ...]],
+    *,
+    head_dims_grow: bool,
+) -> tuple[str, ...]:
+    """Return by which keys of `base` another grows; none if it stays."""
     if type(value) is not int or value < 1 or HEAD_DIM.search(key) or DATA.search(key):
-        return False
+        return ()
+    first = next(iter(widths.values()), ())
     if HEADS.search(key):  # of keys and values, or of another stream
-        return not head_dims_grow
-    return bool(FEED_FORWARD.search(key)) or (bool(WIDTH.search(key)) and value == width)
+        return () if head_dims_grow else first
+    if FEED_FORWARD.search(key):
+        return first
+    return widths.get(value, ()) if WIDTH.search(key) else ()
 
 
 def _whole(key: str, value: int, ratio: Fraction) -> int:
