@@ -1,0 +1,9 @@
+"""Conditional generative models on several data sources (arXiv:2502.14583).
+
+To take home: total variation with a certified error (`gaussian_tv`, `enumeration`, `tree`, `grid`,
+`monte_carlo`, `classifier`), and `pooling` (should I pool my sources?), which is also the command
+`python -m core.multisource advise`.
+The paper's guarantees: `bounds`, `bracketing` (its three families), `bracket` (its construction).
+What the errors really are: `gaussians` (exact), `log_linear` (convex), `arm` and `ebm` (its
+networks, many at once by `ensemble`), `fisher` (the law they follow), `published` (its figures).
+"""
