@@ -18,7 +18,7 @@ def _mup(entry: Entry) -> Entry:
 
 
 def _standard(entry: Entry) -> Entry:
-    return replace(entry, m_in=1.0, m_out=1.0, fold=1.0, rate=1.0)
+    return replace(entry, m_in=1.0, m_out=1.0, fold=1.0, rate=1.0, spread=1.0)
 
 
 def _faster(entry: Entry, kinds: tuple[str, ...], factor: Callable[[float], float]) -> Entry:
@@ -29,6 +29,11 @@ def _faster(entry: Entry, kinds: tuple[str, ...], factor: Callable[[float], floa
     return replace(entry, rate=entry.rate * factor(m))
 
 
+def _wider(entry: Entry, kind: str) -> Entry:
+    """Draw one kind with a spread that is larger by the root of the width ratio."""
+    return replace(entry, spread=sqrt(entry.m_in)) if entry.kind == kind else entry
+
+
 PARAMETRIZATIONS: dict[str, Change] = {
     "mup": _mup,
     "standard": _standard,
@@ -37,15 +42,18 @@ PARAMETRIZATIONS: dict[str, Change] = {
     "output lr not scaled": lambda e: _faster(e, ("output",), lambda m: m),
     "every lr / m": lambda e: _faster(e, ("input", "vector"), lambda m: 1 / m),
     "lr / m^1.5": lambda e: _faster(e, ("hidden", "output"), lambda m: m**-0.5),
+    "hidden init not scaled": lambda e: _wider(e, "hidden"),
+    "output init by fan-in": lambda e: _wider(e, "output"),
     "forward factor": lambda e: replace(e, fold=1.0),
     "attention / sqrt(d)": lambda e: e if e.kind == "output" else replace(e, fold=1.0),
 }
 """Name -> what it makes of the entry under muP. The learning rates are Adam's.
 
 `every lr / m`: inputs, biases and tables too; `lr / m^1.5`: of hidden and output; both train ever
-less as the width grows. The three before them train too much. `forward factor` is the reference's
-own form, right where the forward pass multiplies what a tensor here carries. The last differs from
-muP only where the dimension of a head grows.
+less as the width grows. The three before them train too much. Two change an initial law alone: of
+hidden layers, as if they were inputs; of the readout, n^-1/2 as torch has it. `forward factor` is
+the reference's own form, right where the forward pass multiplies what a tensor here carries. The
+last differs from muP only where the dimension of a head grows.
 """
 
 WRONG = tuple(name for name in PARAMETRIZATIONS if "lr" in name)

@@ -70,11 +70,13 @@ class Entry:
     """The forward factor of the reference that this tensor carries itself."""
     rate: float = 1.0
     """A further factor of the learning rate, such as that of a block's depth."""
+    spread: float = 1.0
+    """A further factor of the law at initialisation."""
 
     @property
     def init(self) -> float:
         """The factor on the law of the same tensor at the base width."""
-        return self.fold * (self.m_in**-0.5 if self.kind == "hidden" else 1.0)
+        return self.spread * self.fold * (self.m_in**-0.5 if self.kind == "hidden" else 1.0)
 
     def multipliers(self, optimizer: str) -> Multipliers:
         """Return what an optimizer's group of this parameter takes.
