@@ -1,0 +1,417 @@
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+
+from core.kernels import _adaln_blocks as blocks
+from core.kernels import _choice, explain
+from core.kernels.adaln import adaln, reference_adaln
+
+# torch's compiler and its forward mode use what torch deprecates
+of_torch = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+IMPLS = ["reference", "torch", "triton"]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+KINDS = ["gated", "no gate", "no branch"]
+SHAPES = [(1, 1, 1), (7, 5, 7), (2, 31, 13), (5, 1, 18), (2, 4, 67)]
+
+any_impl = pytest.mark.parametrize("impl", IMPLS)
+any_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture(autouse=True)
+def _on_the_gpu_where_there_is_one():
+    with torch.device(DEVICE):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    """Toy sizes are larger than a block: of whole samples below 50 numbers, else of tokens."""
+    monkeypatch.setattr(blocks, "BLOCK", 150)
+    monkeypatch.setattr(blocks, "SAMPLE", 50)
+
+
+def inputs(B, T, D, kind="gated", dtype=torch.float64):
+    """x, shift, scale, then branch and gate where there are any; a mean that is not zero."""
+    shapes = [(B, T, D), (B, D), (B, D), (B, T, D), (B, D)]
+    count = {"gated": 5, "no gate": 4, "no branch": 3}[kind]
+    tensors = [torch.randn(shape, dtype=torch.float64) for shape in shapes[:count]]
+    tensors[0] += 0.5
+    return [x.to(dtype) for x in tensors]
+
+
+def named(tensors):
+    return dict(zip(("x", "shift", "scale", "branch", "gate"), tensors, strict=False))
+
+
+def textbook(x, shift, scale, branch=None, gate=None, eps=1e-6):
+    """A number at a time, with Python's own arithmetic."""
+    B, T, D = x.shape
+    made, y = torch.empty_like(x), torch.empty_like(x)
+    for b in range(B):
+        for t in range(T):
+            row = [float(x[b, t, d]) for d in range(D)]
+            if branch is not None:
+                g = [1.0] * D if gate is None else gate[b].tolist()
+                row = [r + g[d] * float(branch[b, t, d]) for d, r in enumerate(row)]
+            mean = sum(row) / D
+            sd = math.sqrt(sum((r - mean) ** 2 for r in row) / D + eps)
+            for d, r in enumerate(row):
+                made[b, t, d] = r
+                y[b, t, d] = shift[b, d] + (1 + scale[b, d]) * (r - mean) / sd
+    return made, y
+
+
+@any_kind
+@any_impl
+def test_it_is_the_formula(impl, kind):
+    pytest.importorskip("triton")
+    given = named(inputs(2, 3, 5, kind))
+    here = adaln(**given, eps=0.25, impl=impl)
+    torch.testing.assert_close(here, textbook(**given, eps=0.25))
+
+
+def gradients(op, tensors, u, v, **options):
+    """Results and gradients of one way to compute them; a missing u or v stands for zero."""
+    leaves = [x.detach().requires_grad_() for x in tensors]
+    made, y = op(**named(leaves), **options)
+    outs = [o for o, g in ((made, u), (y, v)) if g is not None]
+    back = [g.to(o.dtype) for o, g in ((made, u), (y, v)) if g is not None]
+    found = torch.autograd.grad(outs, leaves, back, allow_unused=True, materialize_grads=True)
+    return made.detach(), y.detach(), *found
+
+
+def error(x, truth):
+    return float((x.double() - truth.double()).norm() / truth.double().norm())
+
+
+def backs(shape):
+    return torch.randn(2, *shape, dtype=torch.float64).unbind()
+
+
+@any_kind
+@any_impl
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_results_and_gradients_are_those_of_autograd_through_the_formula(impl, kind, shape):
+    pytest.importorskip("triton")
+    tensors, (u, v) = inputs(*shape, kind), backs(shape)
+    here = gradients(adaln, tensors, u, v, impl=impl)
+    there = gradients(reference_adaln, tensors, u, v)
+    torch.testing.assert_close(here, there)
+    assert [x.shape for x in here[2:]] == [x.shape for x in tensors]
+
+
+@any_kind
+@any_impl
+@pytest.mark.parametrize("used", ["x'", "y"])
+def test_a_result_that_is_not_used_gives_no_gradient(impl, kind, used):
+    pytest.importorskip("triton")
+    tensors, (u, v) = inputs(2, 3, 5, kind), backs((2, 3, 5))
+    u, v = (u, None) if used == "x'" else (None, v)
+    here = gradients(adaln, tensors, u, v, impl=impl)
+    torch.testing.assert_close(here, gradients(reference_adaln, tensors, u, v))
+
+
+@any_kind
+@pytest.mark.parametrize("impl", ["reference", "torch"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_no_form_loses_more_than_the_formula_in_its_dtype(impl, dtype, kind):
+    shape = (3, 41, 37)
+    tensors, (u, v) = inputs(*shape, kind, dtype), (g.to(dtype) for g in backs(shape))
+    truths = gradients(reference_adaln, [x.double() for x in tensors], u, v)
+    plain = gradients(reference_adaln, tensors, u, v)
+    found = gradients(adaln, tensors, u, v, impl=impl)
+    for here, near, truth in zip(found, plain, truths, strict=True):
+        assert here.dtype == near.dtype == dtype
+        # where the formula happens to lose nothing: one unit in the last place of the result
+        assert error(here, truth) <= 1.5 * error(near, truth) + torch.finfo(dtype).eps
+
+
+@any_impl
+def test_a_large_mean_does_not_cancel(impl):
+    """The variance is that of what is left when the mean is taken away."""
+    pytest.importorskip("triton")
+    x = 1e4 + torch.randn(1, 3, 64)
+    zero = torch.zeros(1, 64)
+    _, y = adaln(x, zero, zero, impl=impl)
+    truth = torch.nn.functional.layer_norm(x.double(), (64,), eps=1e-6)
+    # a number near 10,000 has a unit of 1e-3; the mean of 64 of them is rounded once more
+    assert (y - truth).abs().max() < 2e-3
+
+
+MIXED = [  # x, shift and scale, branch, gate; x' and y
+    (torch.float32, torch.float32, torch.bfloat16, torch.float32, torch.float32, torch.float32),
+    (torch.bfloat16, torch.float32, torch.bfloat16, torch.bfloat16, torch.bfloat16, torch.float32),
+    (torch.bfloat16, torch.bfloat16, torch.float16, torch.bfloat16, torch.float32, torch.float32),
+    (torch.float32, torch.float64, torch.float32, torch.float32, torch.float32, torch.float64),
+]
+
+
+@any_impl
+@pytest.mark.parametrize("dtypes", MIXED, ids=str)
+def test_dtypes_may_differ_and_results_have_those_to_which_torch_promotes(impl, dtypes):
+    pytest.importorskip("triton")
+    *given, made, y = dtypes
+    wanted = given[0], given[1], given[1], given[2], given[3]
+    tensors = [x.to(d) for x, d in zip(inputs(2, 7, 5), wanted, strict=True)]
+    u, v = backs((2, 7, 5))
+    u, v = u.to(made), v.to(y)
+    found = gradients(adaln, tensors, u, v, impl=impl)
+    plain = gradients(reference_adaln, tensors, u, v)
+    kinds = [made, y, *wanted]
+    assert [x.dtype for x in found] == [x.dtype for x in plain] == kinds
+    truth = gradients(reference_adaln, [x.double() for x in tensors], u.double(), v.double())
+    for here, near, exact, dtype in zip(found, plain, truth, kinds, strict=True):
+        # an interpreter that cuts bfloat16 off loses twice what rounding does
+        unit = max(torch.finfo(kind).eps for kind in (dtype, made))
+        assert error(here, exact) <= 1.5 * error(near, exact) + unit
+
+
+@any_kind
+@pytest.mark.parametrize(
+    ("impl", "shape"),
+    [("reference", (2, 2, 3)), ("torch", (2, 2, 3)), ("torch", (1, 9, 7)), ("triton", (1, 2, 3))],
+    ids=str,
+)
+def test_gradients_are_true(impl, shape, kind):
+    pytest.importorskip("triton")
+    tensors = [x.requires_grad_() for x in inputs(*shape, kind)]
+
+    def op(*tensors):
+        return adaln(**named(tensors), eps=0.1, impl=impl)
+
+    assert torch.autograd.gradcheck(op, tensors)
+
+
+@any_impl
+@pytest.mark.parametrize("wanted", ["x", "shift", "scale", "branch", "gate", "branch gate"])
+def test_some_gradients_are_those_of_all(impl, wanted):
+    pytest.importorskip("triton")
+    tensors, (u, v) = named(inputs(2, 5, 3)), backs((2, 5, 3))
+    alone = {k: x.clone().requires_grad_(k in wanted.split()) for k, x in tensors.items()}
+    torch.autograd.backward(adaln(**alone, impl=impl), (u, v))
+    every = {k: x.clone().requires_grad_() for k, x in tensors.items()}
+    torch.autograd.backward(reference_adaln(**every), (u, v))
+    for name, x in alone.items():
+        if name in wanted.split():
+            torch.testing.assert_close(x.grad, every[name].grad)
+        else:
+            assert x.grad is None
+
+
+@any_kind
+@any_impl
+@pytest.mark.parametrize("shape", [(0, 3, 4), (2, 0, 4), (0, 0, 4), (2, 3, 0)], ids=str)
+def test_there_may_be_no_sample_no_token_and_no_width(impl, kind, shape):
+    pytest.importorskip("triton")
+    leaves = [x.requires_grad_() for x in inputs(*shape, kind)]
+    made, y = adaln(**named(leaves), impl=impl)
+    assert made.shape == y.shape == shape
+    (made.sum() + y.sum()).backward()
+    for x in leaves:
+        assert x.grad is not None
+        assert x.grad.shape == x.shape
+        assert not x.grad.any()
+
+
+@any_impl
+@pytest.mark.parametrize("axes", [2, 3])
+def test_a_vector_may_be_one_for_all_samples_and_have_an_axis_for_tokens(impl, axes):
+    pytest.importorskip("triton")
+    x, shift, scale, branch, gate = inputs(3, 4, 5)
+    u, v = backs((3, 4, 5))
+    one = [m[:1] if axes == 2 else m[:1, None] for m in (shift, scale, gate)]
+    shift, scale, gate = (m[:1].expand(3, -1).contiguous() for m in (shift, scale, gate))
+    there = gradients(reference_adaln, (x, shift, scale, branch, gate), u, v)
+    here = gradients(adaln, (x, one[0], one[1], branch, one[2]), u, v, impl=impl)
+    for i, (found, wanted) in enumerate(zip(here, there, strict=True)):
+        wanted = wanted.sum(0).view_as(found) if i in (3, 4, 6) else wanted
+        torch.testing.assert_close(found, wanted)
+
+
+@any_impl
+def test_strides_do_not_matter_and_inputs_are_left_alone(impl):
+    pytest.importorskip("triton")
+    x, shift, scale, branch, gate = inputs(3, 7, 5)
+    (u, v), six = backs((3, 7, 5)), torch.stack((shift, scale, gate), 1).flatten(1)
+    plain = gradients(adaln, (x, shift, scale, branch, gate), u, v, impl=impl)
+    strided = [
+        x.transpose(0, 2).contiguous().transpose(0, 2),
+        six[:, :5],  # as a model has them: chunks of one row
+        six[:, 5:10],
+        branch.repeat_interleave(2, dim=2)[..., ::2],
+        six[:, 10:],
+    ]
+    before = [t.clone() for t in strided]
+    u = u.mT.contiguous().mT
+    here = gradients(adaln, strided, u, v[:, :, :1].expand(-1, -1, 5), impl=impl)
+    there = gradients(reference_adaln, before, u, v[:, :, :1].expand(-1, -1, 5).contiguous())
+    torch.testing.assert_close(here[:2], plain[:2])
+    torch.testing.assert_close(here, there)
+    assert all(torch.equal(t, y) for t, y in zip(strided, before, strict=True))
+
+
+@any_impl
+def test_a_nan_stays_in_its_token_and_in_gradients_of_vectors_in_its_sample(impl):
+    pytest.importorskip("triton")
+    tensors, (u, v) = inputs(2, 7, 5), backs((2, 7, 5))
+    tensors[3][1, 4, 2] = math.nan
+    made, y, *found = gradients(adaln, tensors, u, v, impl=impl)
+    assert made.isfinite().logical_not().sum() == 1
+    token = torch.zeros(2, 7, 5, dtype=torch.bool)
+    token[1, 4] = True
+    assert torch.equal(y.isnan(), token)
+    dx, dshift, dscale, dh, dg = found
+    for g in (dx, dh):
+        assert torch.equal(g.isnan(), token)
+    assert dshift.isfinite().all()  # it is the sum of v
+    for g in (dscale, dg):
+        assert g[0].isfinite().all()
+        assert g[1].isnan().all()
+
+
+@any_impl
+@any_kind
+def test_the_registration_is_sound(impl, kind):
+    pytest.importorskip("triton")
+    given = named(inputs(3, 4, 5, kind, torch.float32))
+    vectors = given["shift"], given["scale"]
+    layer = given.get("branch"), given.get("gate")
+    op = torch.ops.core_kernels.adaln.default
+    arguments = given["x"], *layer, *vectors, 1e-6, impl
+    assert set(torch.library.opcheck(op, arguments).values()) == {"SUCCESS"}
+    kept, _, mean, rstd = op(*arguments)
+    kept = kept if kind != "no branch" else given["x"]
+    backward = torch.ops.core_kernels.adaln_backward.default
+    for u in (None, torch.randn(3, 4, 5)):
+        arguments = kept, *layer, given["scale"], mean, rstd, u, torch.randn(3, 4, 5), impl
+        assert set(torch.library.opcheck(backward, arguments).values()) == {"SUCCESS"}
+
+
+@of_torch
+@any_impl
+@any_kind
+def test_it_compiles_into_one_graph_with_its_gradient(impl, kind):
+    pytest.importorskip("triton")
+    torch.compiler.reset()  # or all these cases would count as one function's
+
+    def loss(*tensors):
+        made, y = adaln(**named(tensors), impl=impl)
+        return (made.sin() * y).sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for shape in ((2, 7, 4), (3, 9, 5)):  # shapes become symbols
+        leaves = [x.requires_grad_() for x in inputs(*shape, kind, torch.float32)]
+        here, there = (torch.autograd.grad(op(*leaves), leaves) for op in (compiled, loss))
+        torch.testing.assert_close(here, there)
+
+
+def test_a_second_derivative_is_refused():
+    leaves = [x.requires_grad_() for x in inputs(2, 3, 4)]
+    made, y = adaln(**named(leaves))
+    with pytest.raises(ValueError, match=r"differentiable once.*take reference_adaln"):
+        torch.autograd.grad((made * y).sum(), leaves, create_graph=True)
+
+
+def test_equal_inputs_give_equal_bits():
+    tensors, (u, v) = inputs(3, 41, 13, dtype=torch.float32), backs((3, 41, 13))
+    first, second = (gradients(adaln, tensors, u, v, impl="torch") for _ in range(2))
+    assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
+
+
+def test_a_sample_does_not_depend_on_the_others():
+    tensors, (u, v) = inputs(3, 41, 13), backs((3, 41, 13))
+    whole = gradients(adaln, tensors, u, v, impl="torch")
+    alone = gradients(adaln, [t[1:2] for t in tensors], u[1:2], v[1:2], impl="torch")
+    torch.testing.assert_close([x[1:2] for x in whole], list(alone), rtol=0, atol=1e-13)
+
+
+# --- what is refused, and what is known without numbers ---------------------------------------
+
+
+def test_shapes_are_known_without_numbers():
+    with FakeTensorMode():
+        x, m = torch.empty(2, 7, 4, requires_grad=True), torch.empty(2, 4)
+        made, y = adaln(x, m, m, branch=x, gate=m)
+        assert made.shape == y.shape == x.shape
+
+
+def test_without_a_branch_the_first_result_is_a_view_of_x():
+    x, shift, scale = inputs(2, 3, 4, "no branch")
+    made, _ = adaln(x, shift, scale)
+    assert made.data_ptr() == x.data_ptr()
+    assert torch.equal(made, x)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without CUDA")
+def test_a_named_kernel_says_what_it_wants(monkeypatch):
+    pytest.importorskip("triton")
+    x, shift, scale, branch, gate = inputs(2, 3, 5)
+    told = explain(adaln, x, shift, scale, branch=branch, gate=gate, eps=1e-5)
+    assert told.chosen == "torch"
+    assert set(told.obstacles.values()) == {None}
+    monkeypatch.setattr(_choice, "triton_interprets", lambda: False)
+    with pytest.raises(ValueError, match="wants tensors on a CUDA device, got cpu: move them"):
+        adaln(x, shift, scale, impl="triton")
+
+
+def test_a_token_that_no_program_can_hold_is_refused_by_the_kernel():
+    pytest.importorskip("triton")
+    wide = torch.ones(1, 1, 4097)
+    with pytest.raises(ValueError, match="a width of at most 4096, got 4097: take impl='torch'"):
+        adaln(wide, wide[:, 0], wide[:, 0], impl="triton")
+
+
+def test_it_needs_no_triton():
+    code = (
+        "import sys, torch; from core.kernels.adaln import *\n"
+        "adaln(torch.ones(1, 2, 3), torch.ones(1, 3), torch.ones(1, 3))\n"
+        "assert not {'torch._dynamo', 'triton'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("impl", ["reference", "torch"])
+def test_autocast_does_not_change_it(impl):
+    given = named(inputs(2, 3, 5, dtype=torch.float32))
+    plain = adaln(**given, impl=impl)
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        assert all(map(torch.equal, adaln(**given, impl=impl), plain))
+
+
+X, M = torch.ones(2, 5, 3), torch.ones(2, 3)
+REFUSED = [
+    ({"x": X[0]}, r"want x and branch \[B, T, D\], got x, shift, scale of \[5, 3\] \[2, 3\]"),
+    ({"branch": X[:, :4]}, r"want x and branch.*x, shift, scale, branch of \[2, 5, 3\].*\[2, 4, 3"),
+    ({"shift": M[:, :2]}, r"want shift, scale, gate \[B, D\] or \[B, 1, D\].*\[2, 2\] \[2, 3\]"),
+    ({"scale": torch.ones(3, 3)}, r"one vector a sample \(or 1 for B\).*\[3, 3\]"),
+    ({"scale": X}, r"one vector a sample.*\[2, 5, 3\]$"),
+    ({"shift": M[0]}, r"one vector a sample.*of \[2, 5, 3\] \[3\] \[2, 3\]"),
+    ({"branch": X, "gate": M[:, :1]}, r"scale, branch, gate of .*\[2, 1\]"),
+    ({"gate": M}, "want a branch for the gate to multiply, got a gate alone: leave it out"),
+    ({"scale": M.int()}, r"of dtypes among float32.*got torch\.float32, torch\.float32, torch.int"),
+    ({"scale": None}, "want x, shift, scale as dense tensors, got NoneType"),
+    ({"x": X.to_sparse()}, "got layout torch.sparse_coo"),
+    ({"x": X.to("meta")}, "want x, shift, scale on one device, got meta, cpu, cpu"),
+    ({"impl": "cuda"}, "want one of auto, reference, torch, triton, got 'cuda'"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), REFUSED, ids=lambda x: str(x)[:20])
+def test_what_does_not_agree_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        adaln(**({"x": X, "shift": M, "scale": M} | given))
+
+
+@of_torch
+def test_a_forward_mode_derivative_is_refused():
+    with forward_ad.dual_level():
+        x = forward_ad.make_dual(X, torch.ones_like(X))
+        with pytest.raises(ValueError, match=r"reverse mode only.*take reference_adaln"):
+            adaln(x, M, M)
+        assert forward_ad.unpack_dual(reference_adaln(x, M, M)[0]).tangent is not None
