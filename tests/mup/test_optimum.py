@@ -1,0 +1,135 @@
+"""Optima of curves whose optimum is known, their bounds, and intervals against scipy's."""
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_1samp
+
+from core.mup.optimum import Curve, Interval, interval, optimum, penalty, shift
+
+GRID = tuple(range(-11, -4))
+
+
+def bowl(best, *, least=0.2, bend=0.1):
+    """Log loss is a parabola."""
+    return least * np.exp(bend * (np.array(GRID) - best) ** 2 / 2)
+
+
+@pytest.mark.parametrize("best", [-9.0, -8.3, -7.51, -6.6])
+def test_a_parabola_is_found_exactly(best):
+    found = optimum(GRID, bowl(best))
+    assert found.bound == ""
+    assert found.log2_lr == pytest.approx(best, abs=1e-12)
+    assert found.loss == pytest.approx(0.2, rel=1e-12)
+    assert found.curvature == pytest.approx(0.1, rel=1e-9)
+
+
+def test_a_finer_grid_gives_the_same():
+    grid = np.arange(-9, -6, 0.5)
+    found = optimum(grid, 0.2 * np.exp(0.05 * (grid + 7.6) ** 2))
+    assert found.log2_lr == pytest.approx(-7.6)
+    assert found.curvature == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1.01])
+def test_next_to_divergence_the_optimum_is_a_bound(bad):
+    losses = bowl(-6.4)
+    losses[-2:] = bad  # -6 is stable, -5 is not
+    losses[-2] = bad
+    best = np.argmin(np.where(np.isfinite(losses), losses, np.inf))
+    found = optimum(GRID, losses, stuck=1.0)
+    assert GRID[best] == -7
+    assert found.bound == ">="
+    assert found.log2_lr == -7
+    assert str(found) == ">=-7.0"
+
+
+def test_the_ends_of_the_grid_are_bounds():
+    assert optimum(GRID, bowl(-4.0))[::2] == (-5.0, ">=")
+    assert optimum(GRID, bowl(-13.0))[::2] == (-11.0, "<=")
+
+
+def test_too_small_a_rate_that_learned_nothing_is_no_divergence():
+    losses = bowl(-8.2)
+    losses[:3] = 1.2  # -11 to -9
+    assert optimum(GRID, losses, stuck=1.0).bound == ""
+
+
+def test_where_everything_diverged_nothing_is_known():
+    found = optimum(GRID, np.full(7, np.nan))
+    assert found.bound == "?"
+    assert str(found) == "none"
+
+
+def test_a_seed_that_diverged_is_not_averaged_away():
+    losses = np.stack([bowl(-7.0), bowl(-7.0)], axis=1)
+    losses[-3, 1] = np.nan
+    curve = Curve(GRID, losses)
+    assert curve.mean[-3] == np.inf
+    assert np.isnan(curve.error[-3])
+    assert curve.optimum.bound == ">="
+    assert GRID[curve.best] == -8
+
+
+def test_the_shift_is_paired_by_seed():
+    # optima far apart between seeds, and moved by one octave in each
+    first = Curve(GRID, np.stack([bowl(-8.9), bowl(-7.5), bowl(-8.2)], axis=1))
+    second = Curve(GRID, np.stack([bowl(-7.9), bowl(-6.5), bowl(-7.2)], axis=1))
+    moved = shift(first, second)
+    assert moved.mean == pytest.approx(1.0)
+    assert moved.error < 1e-9
+    assert shift(second, first).mean == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "bound"),
+    [(-8, -4, ">="), (-4, -8, "<="), (-8, -13, "<="), (-13, -8, ">="), (-4, -4, "?")],
+)
+def test_a_shift_between_bounds_is_one(first, second, bound):
+    a, b = (Curve(GRID, np.stack([bowl(best)] * 2, axis=1)) for best in (first, second))
+    assert shift(a, b).bound == bound
+
+
+def test_seeds_that_bound_on_both_sides_say_nothing():
+    level = Curve(GRID, np.stack([bowl(-8), bowl(-8)], axis=1))
+    split = Curve(GRID, np.stack([bowl(-4), bowl(-13)], axis=1))
+    assert shift(level, split).bound == "?"
+    assert str(shift(level, split)) == "not known"
+
+
+def test_the_interval_is_students(rng):
+    values = rng.normal(size=5)
+    low, high = ttest_1samp(values, 0).confidence_interval(0.95)
+    found = interval(values)
+    assert found.mean - found.error == pytest.approx(low)
+    assert found.mean + found.error == pytest.approx(high)
+
+
+def test_one_value_has_no_error_and_an_infinite_one_no_mean():
+    assert interval([1.0]) == Interval(1.0, np.inf)
+    assert interval([1.0, np.inf]).bound == "?"
+
+
+def test_the_penalty_of_a_rate_tuned_elsewhere():
+    proxy = Curve(GRID, np.stack([bowl(-6), bowl(-6)], axis=1))
+    target = Curve(GRID, np.stack([bowl(-8), bowl(-8)], axis=1))
+    found = penalty(proxy, target)
+    assert found.mean == pytest.approx(np.exp(0.1 * 2**2 / 2) - 1)
+    assert found.error == pytest.approx(0, abs=1e-12)
+    assert penalty(target, target).mean == 0
+
+
+def test_a_proxy_whose_rate_diverges_at_the_target_costs_without_bound():
+    losses = np.stack([bowl(-8), bowl(-8)], axis=1)
+    losses[-2:] = np.nan
+    proxy = Curve(GRID, np.stack([bowl(-6), bowl(-6)], axis=1))
+    assert penalty(proxy, Curve(GRID, losses)).mean == np.inf
+
+
+def test_a_curve_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="equally spaced"):
+        Curve((-8, -7, -5), np.ones((3, 1)))
+    with pytest.raises(ValueError, match=r"want losses \[7 rates, seeds\], got \(3, 1\)"):
+        Curve(GRID, np.ones((3, 1)))
+    one, two = Curve(GRID, np.ones((7, 1))), Curve(GRID, np.ones((7, 2)))
+    with pytest.raises(ValueError, match="same seeds"):
+        shift(one, two)
