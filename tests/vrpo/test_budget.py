@@ -291,6 +291,12 @@ def test_models_that_agree_are_told_that_nothing_can_be_told(tables):
 def test_what_tells_nothing_is_refused(tables):
     with pytest.raises(ValueError, match="two counts and two masks"):
         run_pilot(POLICY, REFERENCE, PAIRS, CHUNKS, beta=1.0, n_t=4, n_y=1)
+    for few in (PAIRS[:1], []):
+        with pytest.raises(ValueError, match="two pairs"):
+            run_pilot(POLICY, REFERENCE, few, CHUNKS, beta=1.0)
+    for beta in (0.0, -0.2, np.nan, np.inf):
+        with pytest.raises(ValueError, match="beta > 0"):
+            run_pilot(POLICY, REFERENCE, PAIRS, CHUNKS, beta=beta)
     broken = pilot(0, tables)
     broken.terms[1, 2] = np.nan
     with pytest.raises(ValueError, match=r"pair\(s\) \[1\]"):

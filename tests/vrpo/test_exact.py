@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from worlds import MASK, brute_force, pair, tiny_model
 
-from core.vrpo import exact
+from core.vrpo import exact, theory
 from core.vrpo.draws import Design, draw
 
 
@@ -140,7 +140,7 @@ def test_the_cut_time_form_by_quadrature(L, eps):
 def test_the_variance_of_the_time_form_grows_with_the_logarithm_of_eps():
     sums = table(6)
     far, near = (exact.time_form(sums, eps)[1] for eps in (1e-8, 1e-7))
-    slope = (sums[:, exact.counts(6) == 1] ** 2).sum(1)
+    slope = theory.time_form_growth(sums[:, exact.counts(6) == 1])
     np.testing.assert_allclose((far - near) / np.log(10), slope, rtol=1e-4)
 
 
@@ -161,6 +161,14 @@ def test_the_best_proposal_beats_every_other_for_independent_draws():
     rng = np.random.default_rng(0)
     for _ in range(200):
         assert best <= exact.iid_variance(f, 1, tuple(rng.dirichlet(np.ones(4)) + 1e-6))[0]
+
+
+def test_a_model_that_gives_no_number_is_refused_by_response():
+    model, (x, (w, l)) = tiny_model(), pair(3)
+    with torch.no_grad():
+        model.wte.weight[6] = torch.nan  # of l, not of x or w
+    with pytest.raises(ValueError, match=r"nan or infinity for response\(s\) \[1\]"):
+        exact.masked_sums(model, [x, x], [w, l])
 
 
 def test_responses_that_cannot_be_enumerated_are_refused():

@@ -344,6 +344,15 @@ def test_texts_that_cannot_be_scored_or_written_are_refused():
         harness(n=0)
 
 
+def test_a_likelihood_that_is_no_number_is_refused_by_request():
+    model = a_model()
+    with torch.no_grad():
+        model.wte.weight[LETTERS.index("p")] = torch.nan
+    adapter = MaskedDiffusionHarness(model, Letters(), check_greedy=False)
+    with pytest.raises(ValueError, match=r"got nan for request\(s\) \[1\]"):
+        adapter.loglikelihood(requests("loglikelihood", ("ab", "c"), ("ap", "c")))
+
+
 def test_without_the_harness_the_error_says_what_to_install(monkeypatch):
     real = builtins.__import__
 

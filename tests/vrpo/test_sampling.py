@@ -354,6 +354,17 @@ def test_prompts_that_cannot_be_read_are_refused(prompts, message):
         generate(a_model(), prompts, PLAIN)
 
 
+@pytest.mark.parametrize("remasking", ["low_confidence", "random"])
+def test_scores_that_are_no_numbers_write_no_text(remasking):
+    model = a_model()
+    with torch.no_grad():
+        model.wte.weight[3] = torch.nan  # the third token of the first prompt
+    with pytest.raises(ValueError, match="got nan"):
+        generate(model, PROMPTS, replace(PLAIN, remasking=remasking))
+    with pytest.raises(ValueError, match="got nan"):
+        is_greedy(model, PROMPTS[0], torch.tensor([1]))
+
+
 class Vocabulary:
     """As much of a tokenizer as is looked at."""
 

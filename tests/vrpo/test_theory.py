@@ -60,6 +60,7 @@ def test_lemma_4_holds_for_laws_of_any_kurtosis():
         kurtosis = (x - s) ** 4 @ p / V**2
         low, high = theory.first_order_error(-50.0, V, kurtosis)  # f' = 1 there
         assert low <= abs(x - s) @ p <= high + 1e-12
+        assert low == pytest.approx(float(theory.least_deviation(V, kurtosis)))
 
 
 @settings(max_examples=50, deadline=None)
@@ -71,6 +72,8 @@ def test_equation_9_is_the_variance_of_a_difference(seed):
     rho = C[:, 0, 1] / np.sqrt(C[:, 0, 0] * C[:, 1, 1])
     found = theory.score_variance(0.3, C[:, 0, 0], C[:, 1, 1], rho)
     assert found == pytest.approx(0.09 * sum(np.array([1, -1]) @ c @ [1, -1] for c in C))
+    gain = theory.sharing_gain(0.3, C[:, 0, 0], C[:, 1, 1], rho)
+    assert gain == pytest.approx(0.09 * 2 * C[:, 0, 1].sum())
 
 
 def test_figure_2_by_quadrature_has_the_known_values():

@@ -42,13 +42,13 @@ GUARD = 2.0
 
 
 class Estimate(NamedTuple):
-    """A mean over pairs, with its standard error."""
+    """A mean over pairs, with its standard error; unbiased, so a variance near 0 may be below."""
 
     value: float
     error: float
 
     def __str__(self) -> str:
-        """Return "3.2 +- 0.1"."""
+        """Return "3.2 ± 0.1"."""
         return f"{self.value:.3g} ± {self.error:.1g}"
 
 
@@ -97,6 +97,8 @@ class Pilot:
                 "want terms [B, 4, n_t, n_y] of two pairs, two counts and two masks at least, got "
                 f"{shape}: a smaller pilot cannot tell counts from masks"
             )
+        if not 0 < self.beta < np.inf:
+            raise ValueError(f"want beta > 0, got {self.beta}")
         if not np.isfinite(self.terms).all():
             bad = sorted({int(b) for b in np.argwhere(~np.isfinite(self.terms))[:, 0]})
             raise ValueError(f"want finite terms, got nan or infinity in pair(s) {bad[:5]}")
@@ -278,17 +280,16 @@ def run_pilot(
         seed: names the masks.
 
     Raises:
-        ValueError: fewer than two pairs, counts or masks; a score that is not finite.
+        ValueError: fewer than two pairs, counts or masks; beta <= 0; a score that is not finite.
     """
+    # refuses what it would refuse at the end, before hours of scoring
+    Pilot(np.zeros((len(pairs), 4, n_t, n_y)), np.zeros(0), beta)
     design = Design(n_t, n_y, across_pair=True)
     draws = [
         draw_pair(design, (len(p.chosen), len(p.rejected)), seed, p.example).policy for p in pairs
     ]
     weights = torch.stack([torch.stack([w.weights, l.weights]) for w, l in draws])
-    S = [
-        score(model, chunks(pairs, draws), len(pairs)).double().cpu()
-        for model in (policy, reference)
-    ]
+    S = [score(m, chunks(pairs, draws), len(pairs)).double().cpu() for m in (policy, reference)]
     terms = torch.cat([weights * part for part in S], dim=1)  # [B, 4, n]
     counts = [[d.masks.double().mean(1).view(n_t, n_y)[:, 0] for d in both] for both in draws]
     return Pilot(
@@ -319,11 +320,8 @@ def advise(
     if not (n if bias is None else bias) > 0:  # type: ignore[operator]
         raise ValueError(f"want a positive budget, got {n if bias is None else bias}")
     sharing, across = pilot.sharing, pilot.across
-    base = Design(
-        1,
-        shared=sharing.value > 0,
-        across_pair=across.value > GUARD * across.error,
-    )
+    relied_on = across.value > GUARD * across.error
+    base = Design(1, shared=sharing.value > 0, across_pair=relied_on)
     reasons = [
         "one mask at each count: with independent counts nothing is better (Proposition 1)",
         f"policy and reference {'share' if base.shared else 'do not share'} masks: that takes "

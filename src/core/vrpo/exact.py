@@ -71,7 +71,7 @@ def masked_sums(
         `[B, 2^L - 1]`, nats.
 
     Raises:
-        ValueError: responses of several lengths, or too long.
+        ValueError: responses of several lengths, or too long; or the model gives nan or infinity.
     """
     lengths = sorted({len(y) for y in responses})
     if len(lengths) != 1:
@@ -84,7 +84,14 @@ def masked_sums(
         xs, ys, ms = zip(*every[start : start + at_once], strict=True)
         packed = pack(xs, ys, ms, mask_id=model.config.mask_id)
         found.append(model(packed.to(device)).double().cpu())
-    return torch.cat(found).reshape(-1, len(masks)).numpy()
+    sums = torch.cat(found).reshape(-1, len(masks)).numpy()
+    bad = np.flatnonzero(~np.isfinite(sums).all(axis=1)).tolist()
+    if bad:
+        raise ValueError(
+            f"want finite log-likelihoods, got nan or infinity for response(s) {bad[:5]}: look at "
+            "them; if they are in order, the model's weights are not"
+        )
+    return sums
 
 
 def terms(sums: Array) -> Array:

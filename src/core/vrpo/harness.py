@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from inspect import signature
 from itertools import islice, product
-from math import comb
+from math import comb, isnan
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -208,13 +208,23 @@ class MaskedDiffusionHarness(LM):
 
     @torch.no_grad()
     def _elbo(self, pairs: Sequence[Sequence[Tensor]]) -> list[float]:
-        """Return the estimate of each (prompt, response), every pass full of sequences."""
+        """Return the estimate of each (prompt, response), every pass full of sequences.
+
+        Raises:
+            ValueError: the model gives a nan.
+        """
         answers = [0.0] * len(pairs)
         for batch in _batches(self._masked(pairs), self.batch_size):
             columns = ([row[i] for row in batch] for i in range(3))
             packed = pack(*columns, mask_id=self.config.mask_id).to(str(self._device))
             for row, S in zip(batch, self.model(packed).tolist(), strict=True):
                 answers[row.request] += row.weight * S
+        bad = [r for r, answer in enumerate(answers) if isnan(answer)]
+        if bad:
+            raise ValueError(
+                f"want log-likelihoods that are numbers, got nan for request(s) {bad[:5]}: look at "
+                "them; if they are in order, the model's weights are not"
+            )
         return answers
 
     def _masked(self, pairs: Sequence[Sequence[Tensor]]) -> Iterator[Masked]:

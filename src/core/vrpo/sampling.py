@@ -140,7 +140,7 @@ def generate(
     Raises:
         ValueError: no prompt, a prompt that holds the mask token or is not `[P]`, prompt and
             response together are longer than the model's `max_length`, as many keys as prompts are
-            not given, or `eos_confidence_zero` without an end token.
+            not given, `eos_confidence_zero` without an end token, or the model's scores are nan.
     """
     config, device = _parts(model)
     ends = _end_ids(config, how)
@@ -221,6 +221,8 @@ def _scores(
         texts = texts + blind
     lengths = tuple(len(text) for text in texts)
     scores = cast(MaskedDiffusionLM, model).logits(torch.cat(texts), lengths, rows)
+    if scores.isnan().any():
+        raise ValueError("want scores that are numbers, got nan: the model's weights are not right")
     scores[..., mask_id] = -torch.inf
     return scores.view(2 if cfg_scale else 1, *places.shape, -1)
 

@@ -29,7 +29,7 @@ SMOOTHNESS = 0.25
 THIRD = 1 / (6 * sqrt(3))
 """|f'''| <= 1 / (6 sqrt 3), taken where sigma(x) = (1 +- 1 / sqrt 3) / 2. Ours."""
 PALEY_ZYGMUND = sqrt(0.2) * 0.8**2
-"""Lemma 4: E|X - EX| >= PALEY_ZYGMUND / kurtosis * sqrt V."""
+"""The constant of Lemma 4."""
 
 
 class Bounds(NamedTuple):
@@ -66,13 +66,17 @@ def sharp_loss_bounds(V: ArrayLike) -> Bounds:
     return Bounds(V / 8, V)
 
 
+def least_deviation(V: ArrayLike, kurtosis: ArrayLike) -> Array:
+    """Return PALEY_ZYGMUND / kurtosis * sqrt V, below which no E|X - EX| is (Lemma 4)."""
+    return PALEY_ZYGMUND / np.asarray(kurtosis, dtype=float) * np.sqrt(V)
+
+
 def first_order_error(s: ArrayLike, V: ArrayLike, kurtosis: ArrayLike) -> tuple[Array, Array]:
     """Return both ends of Theorem 2 for E|loss_hat - loss|, to first order in s_hat - s.
 
-    f'(s) sqrt V from above, and from below the same times PALEY_ZYGMUND / kurtosis (Lemma 4).
+    f'(s) sqrt V from above, and from below f'(s) times `least_deviation` (Lemma 4).
     """
-    upper = slope(s) * np.sqrt(np.asarray(V, dtype=float))
-    return PALEY_ZYGMUND / np.asarray(kurtosis, dtype=float) * upper, upper
+    return slope(s) * least_deviation(V, kurtosis), slope(s) * np.sqrt(V)
 
 
 def first_order_variance(s: ArrayLike, V: ArrayLike) -> Array:
@@ -89,11 +93,22 @@ def score_variance(
         beta: strength of the reference.
         policy: `[..., 2]` variances of the policy's ELBO estimates, chosen and rejected.
         reference: `[..., 2]` of the reference's.
-        correlation: `[..., 2]` between the two: 0 for independent masks. Proposition 2: sharing
-            them helps where it is positive.
+        correlation: `[..., 2]` between the two: 0 for independent masks.
     """
-    a, b = np.asarray(policy, dtype=float), np.asarray(reference, dtype=float)
-    return beta**2 * (a + b - 2 * np.asarray(correlation) * np.sqrt(a * b)).sum(axis=-1)
+    apart = beta**2 * (np.asarray(policy, dtype=float) + reference).sum(axis=-1)
+    return apart - sharing_gain(beta, policy, reference, correlation)
+
+
+def sharing_gain(
+    beta: float, policy: ArrayLike, reference: ArrayLike, correlation: ArrayLike
+) -> Array:
+    """Return what shared masks take out of the variance of the score (Proposition 2).
+
+    Positive where the correlations are; what helps on one response can be lost on the other.
+    Arguments as in `score_variance`.
+    """
+    deviations = np.sqrt(np.multiply(policy, reference, dtype=float))
+    return 2 * beta**2 * (np.asarray(correlation) * deviations).sum(axis=-1)
 
 
 def estimate_variance(V_t: ArrayLike, V_y: ArrayLike, n_t: int, n_y: int = 1) -> Array:
@@ -161,6 +176,18 @@ def averaged_time_form_variance(V: ArrayLike, B: ArrayLike, L: int) -> Array:
     itself varies at least as much: this proves the paper's "typically" (Appendix A).
     """
     return (1 + 1 / L) * np.asarray(V, dtype=float) + np.asarray(B, dtype=float) ** 2 / L
+
+
+def time_form_growth(alone: ArrayLike) -> Array:
+    """Return by how much the variance of the time form grows as its cut falls by a factor e. Ours.
+
+    sum_i S_i^2, to leading order in the cut: infinite variance without one, unless all are 0.
+
+    Args:
+        alone: `[..., L]`: S_i, the log-probability of token i where it alone is masked; of the
+            difference to the reference, for a score whose masks are shared.
+    """
+    return np.square(np.asarray(alone, dtype=float)).sum(axis=-1)
 
 
 class GaussianLoss(NamedTuple):
