@@ -53,6 +53,20 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does_to_the_bit(tmp_path,
     assert torch.equal(weights(model), weights(straight))
 
 
+def test_what_goes_on_beside_the_model_is_kept_whole_though_it_is_frozen(tmp_path):
+    model, optimizer = make()
+    mean, _ = make(1)
+    mean.requires_grad_(False)
+    save(tmp_path, 1, model, optimizer, run=RUN, world=SINGLE, beside={"mean": mean})
+    again, fresh = make(2)
+    other, _ = make(3)
+    other.requires_grad_(False)
+    load(checkpoints(tmp_path)[-1], again, fresh, run=RUN, beside={"mean": other})
+    assert torch.equal(weights(other), weights(mean))
+    assert torch.equal(weights(again), weights(model))
+    assert not torch.equal(weights(other), weights(again))
+
+
 def test_what_is_frozen_is_not_kept(tmp_path):
     model, optimizer = make(frozen=True)
     train(model, optimizer, 0, 1)

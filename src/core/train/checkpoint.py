@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from core.train.distributed import World
+from core.train.distributed import World, inner
 
 FORMAT = "core.train.checkpoint/1"
 NAME = re.compile(r"step-(\d{8})\.pt")
@@ -41,14 +41,15 @@ def replace(path: Path, write: Callable[[Path], None]) -> None:
     part = path.with_name(f"{path.name}.part.{os.getpid()}")
     try:
         write(part)
-        _flush(part)
+        flush(part)
         os.replace(part, path)
-        _flush(path.parent)
+        flush(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have a file, or the names in a folder, written to the disk before anything else happens."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -77,6 +78,13 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _put(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
+
+
+def plain(value: Any) -> Any:
+    """Return what JSON and a checkpoint can hold, and `check_same` compare."""
+    if isinstance(value, dict | tuple | list):
+        return json.dumps(value)
+    return value if isinstance(value, int | float | str | None) else str(value)
 
 
 def check_same(wanted: Mapping[str, Any], found: Mapping[str, Any], what: str) -> None:
@@ -112,6 +120,7 @@ def save(
     *,
     run: Mapping[str, Any],
     world: World,
+    beside: Mapping[str, nn.Module] | None = None,
     keep: int = 2,
 ) -> None:
     """Write the checkpoint of a step, and remove all but the last `keep`.
@@ -125,6 +134,7 @@ def save(
         optimizer: of these parameters.
         run: what the run is, by name: numbers, text, booleans; compared by `load`.
         world: this rank.
+        beside: what else goes on from here, such as a moving average of the model; kept whole.
         keep: checkpoints that stay, 1 or more.
 
     Raises:
@@ -132,13 +142,15 @@ def save(
     """
     from torch.distributed.checkpoint.state_dict import get_state_dict
 
-    weights, state = get_state_dict(model, optimizer, options=_options())
+    weights, state = get_state_dict(inner(model), optimizer, options=_options())
+    weights = _once(model, weights)
+    others = {name: _once(x, whole_state(x)) for name, x in (beside or {}).items()}
     if not world.first:
         return
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder, NAME.pattern)
     content = {"format": FORMAT, "run": dict(run), "step": step, "model": weights}
-    content["optimizer"] = state
+    content |= {"optimizer": state, "beside": others}
     path = folder / f"step-{step:08d}.pt"
     try:
         replace(path, lambda part: torch.save(content, part))
@@ -148,7 +160,32 @@ def save(
         old.unlink()
 
 
-def load(path: Path, model: nn.Module, optimizer: Optimizer, *, run: Mapping[str, Any]) -> int:
+def whole_state(model: nn.Module) -> dict[str, Any]:
+    """Return all of a model's state by its plain names, on the CPU of the first rank.
+
+    All ranks call this; the others get nothing.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    gather = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return get_model_state_dict(inner(model), options=gather)
+
+
+def _once(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
+    """Keep one name of a tensor that a model has under several: torch cannot load them sharded."""
+    model = inner(model)
+    names = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    return {name: tensor for name, tensor in state.items() if name in names}
+
+
+def load(
+    path: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    run: Mapping[str, Any],
+    beside: Mapping[str, nn.Module] | None = None,
+) -> int:
     """Put a checkpoint back into model and optimizer; return the steps done.
 
     All ranks call this, and read the file.
@@ -158,21 +195,29 @@ def load(path: Path, model: nn.Module, optimizer: Optimizer, *, run: Mapping[str
         model: as it was when the run began; changed in place.
         optimizer: new; changed in place.
         run: what the run is; must be what was saved.
+        beside: as they were when the run began; changed in place.
 
     Raises:
         ValueError: the file is broken, no checkpoint, or of another run; nothing was changed.
     """
-    from torch.distributed.checkpoint.state_dict import set_state_dict
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        set_model_state_dict,
+        set_state_dict,
+    )
 
     content = _read(path)
     check_same(run, content["run"], str(path))
     set_state_dict(
-        model,
+        inner(model),
         optimizer,
         model_state_dict=content["model"],
         optim_state_dict=content["optimizer"],
         options=_options(),
     )
+    for name, other in (beside or {}).items():
+        whole = StateDictOptions(full_state_dict=True, strict=False)
+        set_model_state_dict(inner(other), content["beside"][name], options=whole)
     return content["step"]
 
 

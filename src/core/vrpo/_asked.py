@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from core.train.order import batches
 from core.vrpo._options import Options
 from core.vrpo.draws import Design
-from core.vrpo.scoring import batches
 from core.vrpo.trainer import Recipe
 
 

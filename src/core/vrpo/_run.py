@@ -1,14 +1,10 @@
 """A run of the training command: what it loads, what it is, and how it goes on.
 
-What is in its folder, and how it gets there, is in `core.vrpo._folder`.
+What is in its folder, and how it gets there, is in `core.train.folder`.
 """
 
 import dataclasses
-import json
-import os
-import shutil
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,18 +13,23 @@ import torch
 from torch import nn
 
 from core.provenance import provenance
-from core.train.checkpoint import checkpoints, load, save
+from core.train.checkpoint import checkpoints, load, plain, save, whole_state
 from core.train.distributed import World, inner, shard
+from core.train.folder import Folder
+from core.train.order import batches
 from core.train.progress import Show
-from core.vrpo._folder import Folder
 from core.vrpo._options import Options
 from core.vrpo.llada import load_llada, read_config, save_llada
 from core.vrpo.lora import MATRICES, with_lora
 from core.vrpo.model import MaskedDiffusionLM
 from core.vrpo.preferences import Preference, Preferences, digest
 from core.vrpo.reference import AdaptersOff, Live, Precomputed, fingerprint, precompute, source_of
-from core.vrpo.scoring import Chunks, batches
+from core.vrpo.scoring import Chunks
 from core.vrpo.trainer import Figures, Recipe, Reference, Trainer
+
+COMMAND = "core.vrpo.train"
+RESULTS = ("model", "adapters")
+"""Names of what it makes: without --lora, and with it."""
 
 
 class Run:
@@ -43,7 +44,7 @@ class Run:
         assert options.out is not None
         self.options, self.recipe, self.data, self.world = options, recipe, data, world
         self.skipped = data.bad
-        self.folder = Folder(options.out, result="model" if options.lora is None else "adapters")
+        self.folder = Folder(options.out, command=COMMAND, result=RESULTS[options.lora is not None])
         kept, chunks = data.kept, chunks_of(options, recipe, world)
         model = loaded(options.model, options, options.weights, world)
         self.identity = identity(options, recipe, kept, model)
@@ -103,21 +104,12 @@ class Run:
         """
         if self.finished:
             return
-        began = time.monotonic()
-        try:
+        with self.folder.telling(self._record, first=self.world.first):
             if self.world.first:
-                self.folder.begin(self.trainer.done, self.skipped, self._record("running"))
+                skipped = [bad._asdict() for bad in self.skipped]
+                self.folder.begin(self.trainer.done, skipped, self._record("running"))
             self._steps()
             self._write_result()
-            self._tell("done", time.monotonic() - began)
-        except BaseException as error:
-            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            with suppress(OSError):  # what went wrong may be the disk
-                self._tell(status, time.monotonic() - began, reason=_reason(error))
-            if isinstance(error, OSError):
-                hint = "mend that, and --resume goes on from the last checkpoint"
-                raise OSError(f"{error}: {hint}") from error
-            raise
 
     def _steps(self) -> None:
         trainer, steps = self.trainer, self.recipe.steps
@@ -149,34 +141,22 @@ class Run:
         )
 
     def _write_result(self) -> None:
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-        gather = StateDictOptions(full_state_dict=True, cpu_offload=True)
         policy, adapters = inner(self.trainer.policy), self.options.lora is not None
         # all ranks take part, the first one has it all
-        found = {} if adapters else get_model_state_dict(self.trainer.policy, options=gather)
+        found = {} if adapters else whole_state(self.trainer.policy)
         state = {name: x for name, x in found.items() if isinstance(x, torch.Tensor)}
         if not self.world.first or self.result.exists():
             return
-        self.folder.sweep_results()
-        if not adapters:
-            save_llada(self.model, self.result, source=self.options.model, state=state)
-            return
-        part = self.result.parent / f".{self.result.name}.{os.getpid()}.partial"
-        try:
-            policy.save_pretrained(part)  # type: ignore[operator]
-            os.replace(part, self.result)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-
-    def _tell(self, status: str, seconds: float, *, reason: str | None = None) -> None:
-        if self.world.first:
-            self.folder.tell(self._record(status, seconds, reason))
+        with self.folder.whole_result() as new:
+            if adapters:
+                policy.save_pretrained(new)  # type: ignore[operator]
+            else:
+                save_llada(self.model, new, source=self.options.model, state=state)
 
     def _record(
         self, status: str, seconds: float | None = None, reason: str | None = None
     ) -> dict[str, Any]:
-        asked = {k: _plain(v) for k, v in dataclasses.asdict(self.options).items()}
+        asked = {k: plain(v) for k, v in dataclasses.asdict(self.options).items()}
         return {
             "status": status,
             "reason": reason,
@@ -247,7 +227,7 @@ def identity(
     options: Options, recipe: Recipe, data: list[Preference], model: MaskedDiffusionLM
 ) -> dict[str, Any]:
     """Return what a checkpoint must agree with: all that changes what is learned."""
-    how = {f"recipe.{k}": _plain(v) for k, v in dataclasses.asdict(recipe).items()}
+    how = {f"recipe.{k}": plain(v) for k, v in dataclasses.asdict(recipe).items()}
     how.pop("recipe.at_once")  # the same gradient
     return {
         **how,
@@ -265,15 +245,3 @@ def _adapters(options: Options) -> dict[str, Any]:
         return {"lora.rank": 0}
     alpha = 2 * rank if options.lora_alpha is None else options.lora_alpha
     return {"lora.rank": rank, "lora.alpha": alpha, "lora.matrices": " ".join(MATRICES)}
-
-
-def _reason(error: BaseException) -> str:
-    """Return what went wrong, in a line."""
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def _plain(value: Any) -> Any:
-    """Return what JSON and a checkpoint can hold."""
-    if isinstance(value, dict | tuple | list):
-        return json.dumps(value)
-    return value if isinstance(value, int | float | str | None) else str(value)

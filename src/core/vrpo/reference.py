@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from core.train.checkpoint import check_same, replace
 from core.train.distributed import World, inner, total
+from core.train.order import batches, rows_at
 from core.vrpo.draws import Design
 from core.vrpo.preferences import Preference, digest
 from core.vrpo.scoring import (
@@ -29,10 +30,8 @@ from core.vrpo.scoring import (
     Chunks,
     Model,
     batch_at,
-    batches,
     check_finite,
     reference_draws,
-    rows_at,
     score,
 )
 

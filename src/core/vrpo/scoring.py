@@ -5,16 +5,13 @@ through pair by pair, first the n of the chosen response, then the n of the reje
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from core.train.distributed import World, share
-from core.train.seeds import generator
+from core.train.order import rows_at
 from core.vrpo.draws import Design, Draws, PairDraws, draw_pair
 from core.vrpo.packing import Pack, pack
 from core.vrpo.preferences import Preference
@@ -33,25 +30,6 @@ class Batch(NamedTuple):
     """So many of the pairs, from the front, count; see `core.train.distributed.share`."""
     size: int
     """Pairs that count, on all ranks."""
-
-
-def batches(count: int, size: int) -> int:
-    """Return how many batches an epoch has; the last may be smaller."""
-    return -(-count // size)
-
-
-def rows_at(count: int, step: int, *, size: int, seed: int) -> tuple[int, list[int]]:
-    """Return the epoch of a step and which of `count` pairs are its batch, over all ranks.
-
-    The order of an epoch has the name (seed, epoch): any step can be had at once.
-    """
-    epoch, place = divmod(step, batches(count, size))
-    return epoch, _order(count, epoch, seed)[place * size : (place + 1) * size].tolist()
-
-
-@lru_cache(maxsize=2)
-def _order(count: int, epoch: int, seed: int) -> NDArray[np.int64]:
-    return generator(seed, epoch).permutation(count)
 
 
 def batch_at(

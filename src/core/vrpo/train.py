@@ -7,34 +7,23 @@ Exit codes: 0 done; 1 began and failed; 2 refused, and nothing was written; 130 
 Ctrl-C or by SIGTERM: go on with --resume.
 """
 
-import os
-import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
+from core.train.command import declining, deterministic, end_of, option, take_sigterm
 from core.train.distributed import start
+from core.train.folder import check_out
 from core.vrpo._asked import design_of, options_of, recipe_of
-from core.vrpo._folder import check_out
 from core.vrpo._options import check_scores, read_data
-from core.vrpo._run import Run, precompute_scores
+from core.vrpo._run import RESULTS, Run, precompute_scores
 from core.vrpo.preferences import Preferences
 from core.vrpo.trainer import Recipe
 
 FOLDER = click.Path(path_type=Path)
-
-
-class Declined(Exception):
-    """What is asked cannot be done; nothing was written."""
-
-
-def option(*names: str, **how: Any) -> Any:
-    """Return a click option that shows its default, if it has one."""
-    return click.option(*names, show_default=how.get("default") is not None, **how)
 
 
 def at_once(_: click.Context, __: click.Parameter, value: str) -> int | None:
@@ -174,25 +163,20 @@ def cli(**asked: Any) -> int:
     text, messages with role and content, or token ids.
     """
     if asked["deterministic"]:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    try:
+        deterministic()
+    with declining(ValueError):
         options, design = options_of(asked), design_of(asked)
         scores: Path | None = asked["precompute_reference"]
         if scores is None:
-            check_out(options.out, resume=options.resume)
+            check_out(options.out, resume=options.resume, results=RESULTS)
         else:
             check_scores(scores)
-    except ValueError as error:
-        raise Declined(str(error)) from error
     with ExitStack() as stack:
-        try:
+        with declining(ValueError, OSError, ImportError):
             world = stack.enter_context(start(asked["device"], group=options.shard == "fsdp2"))
             data = read_data(options)
             recipe = recipe_of(asked, design, len(data.kept))
             run = Run(options, recipe, data, world) if scores is None else None
-        except (ValueError, OSError, ImportError) as error:
-            raise Declined(str(error)) from error
         if world.first:
             _list_skipped(data)
             if run is not None and not run.finished:
@@ -225,31 +209,10 @@ def _warn(recipe: Recipe) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line, that of this process if none is given; return the exit code."""
-    try:
-        return cli.main(arguments, "python -m core.vrpo.train", standalone_mode=False) or 0
-    except Declined as why:
-        click.echo(f"refused: {why}", err=True)
-        return 2
-    except click.ClickException as wrong:
-        click.echo(f"refused: {wrong.format_message()}", err=True)
-        return 2
-    except torch.OutOfMemoryError as error:
-        more = "run fewer sequences --at-once, or take --checkpointing, --lora or --shard fsdp2"
-        click.echo(f"failed: {str(error).splitlines()[0]}: {more}", err=True)
-        return 1
-    except (ValueError, OSError) as error:
-        click.echo(f"failed: {error}", err=True)
-        return 1
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: --resume goes on from the last checkpoint", err=True)
-        return 130
-
-
-def interrupt(*_: object) -> None:
-    """Take a SIGTERM for a Ctrl-C."""
-    raise KeyboardInterrupt
+    memory = "run fewer sequences --at-once, or take --checkpointing, --lora or --shard fsdp2"
+    return end_of(cli, arguments, "python -m core.vrpo.train", memory=memory)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, interrupt)
+    take_sigterm()
     sys.exit(main())

@@ -26,6 +26,7 @@ from core.train.distributed import (
     held_back,
     total,
 )
+from core.train.order import batches
 from core.vrpo.draws import Design
 from core.vrpo.objective import GradientEstimate, Terms, dpo, supervised_slopes
 from core.vrpo.packing import Pack
@@ -34,7 +35,6 @@ from core.vrpo.scoring import (
     Batch,
     Chunks,
     batch_at,
-    batches,
     check_finite,
     policy_draws,
     reference_draws,

@@ -2,9 +2,9 @@
 
 OUT/run.json           options, data, provenance, how it ended and why; written before all else
 OUT/log.jsonl          a line for each step
-OUT/skipped.jsonl      lines of the data that were left out, and why
+OUT/skipped.jsonl      what of the data was left out, and why
 OUT/checkpoints/       the last of them, to resume from
-OUT/model/             the trained model in LLaDA's layout, or OUT/adapters/ with --lora
+OUT/model/             the result, or another name that the command gives it
 
 Nothing in it that is not of this run is written over or removed.
 """
@@ -13,24 +13,28 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from core.train.checkpoint import check_same, checkpoints, replace, sweep, write_json
-from core.vrpo.preferences import Bad
+from core.train.checkpoint import check_same, checkpoints, flush, replace, sweep, write_json
 
-COMMAND = "core.vrpo.train"
 FILES = ("run.json", "log.jsonl", "skipped.jsonl")
-RESULTS = ("model", "adapters")
 
 
-def check_out(out: Path | None, *, resume: bool) -> None:
+class Diverged(Exception):
+    """Training came to numbers that are none: the end of the run, and what it found."""
+
+
+def check_out(out: Path | None, *, resume: bool, results: Iterable[str]) -> None:
     """Refuse a folder that cannot be made, or holds what a run would write over.
 
     Args:
         out: the folder; need not be there.
         resume: whether a run in it is to be gone on with.
+        results: names that results of the command have.
 
     Raises:
         ValueError: no folder can be there, or it holds something, and that is not to be resumed or
@@ -45,7 +49,7 @@ def check_out(out: Path | None, *, resume: bool) -> None:
         raise ValueError(
             f"want --out to be a folder to write in, got {out}: no right to, in {there}"
         )
-    held = [name for name in (*FILES, *RESULTS) if os.path.lexists(out / name)]
+    held = [name for name in (*FILES, *results) if os.path.lexists(out / name)]
     of_a_run = "run.json" in held or bool(checkpoints(out / "checkpoints"))
     if of_a_run and not resume:
         raise ValueError(
@@ -61,14 +65,16 @@ def check_out(out: Path | None, *, resume: bool) -> None:
 class Folder:
     """OUT, with one result in it."""
 
-    def __init__(self, out: Path, *, result: str) -> None:
+    def __init__(self, out: Path, *, command: str, result: str) -> None:
         """Stand for a folder that need not be there yet.
 
         Args:
             out: the folder.
-            result: one of `RESULTS`.
+            command: the module that runs, `core.vrpo.train`.
+            result: name of what it makes.
         """
         self.out, self.result, self.log = out, out / result, out / "log.jsonl"
+        self.command = command
 
     def check(self, identity: Mapping[str, Any], *, done: int, steps: int) -> bool:
         """Refuse what is of another run, and tell whether this one is done.
@@ -84,6 +90,8 @@ class Folder:
         told = self._told()
         if told is not None:
             check_same(identity, told["identity"], str(self.out / "run.json"))
+            if told.get("status") == "diverged":
+                raise Diverged(told["reason"])
             if told.get("status") == "done" and self.result.exists():
                 return True
         self.lines()
@@ -94,7 +102,9 @@ class Folder:
             )
         return False
 
-    def begin(self, done: int, skipped: Iterable[Bad], record: Mapping[str, Any]) -> None:
+    def begin(
+        self, done: int, skipped: Iterable[Mapping[str, Any]], record: Mapping[str, Any]
+    ) -> None:
         """Write the record, and log and list as they were after so many steps.
 
         Raises:
@@ -106,9 +116,53 @@ class Folder:
             sweep(self.out, re.escape(name))
         self.tell(record)
         self._write("log.jsonl", kept)
-        listed = [bad._asdict() for bad in skipped]
+        listed = list(skipped)
         if listed:
             self._write("skipped.jsonl", listed)
+
+    @contextmanager
+    def telling(self, record: Callable[..., Mapping[str, Any]], *, first: bool) -> Iterator[None]:
+        """Write to run.json how what happens inside ends, and let its error pass.
+
+        Args:
+            record: from status, seconds and reason to what to write.
+            first: whether this process writes.
+
+        Raises:
+            OSError: something could not be written; the message says how to go on.
+        """
+        began = time.monotonic()
+
+        def tell(status: str, reason: str | None = None) -> None:
+            if first:
+                self.tell(record(status, time.monotonic() - began, reason))
+
+        try:
+            yield
+            tell("done")
+        except BaseException as error:
+            with suppress(OSError):  # what went wrong may be the disk
+                tell(_status(error), (str(error) or type(error).__name__).splitlines()[0])
+            if isinstance(error, OSError):
+                hint = "mend that, and --resume goes on from the last checkpoint"
+                raise OSError(f"{error}: {hint}") from error
+            raise
+
+    @contextmanager
+    def whole_result(self) -> Iterator[Path]:
+        """Give a new folder to write the result to; it becomes the result in one step, or none."""
+        for left in self.out.iterdir():  # of processes that were killed
+            if re.fullmatch(rf"\.{self.result.name}\.\d+\.partial", left.name):
+                shutil.rmtree(left, ignore_errors=True)
+        part = self.out / f".{self.result.name}.{os.getpid()}.partial"
+        try:
+            yield part
+            for path in (*part.rglob("*"), part):
+                flush(path)
+            os.replace(part, self.result)
+            flush(self.out)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
     def lines(self) -> list[dict[str, Any]]:
         """Return the lines of the log; a kill may have cut the last.
@@ -126,13 +180,7 @@ class Folder:
 
     def tell(self, record: Mapping[str, Any]) -> None:
         """Write run.json."""
-        write_json(self.out / "run.json", {"command": COMMAND, **record})
-
-    def sweep_results(self) -> None:
-        """Remove what processes that were killed as they wrote a result left."""
-        for left in self.out.iterdir():
-            if re.fullmatch(rf"\.{self.result.name}\.\d+\.partial", left.name):
-                shutil.rmtree(left, ignore_errors=True)
+        write_json(self.out / "run.json", {"command": self.command, **record})
 
     def _told(self) -> dict[str, Any] | None:
         path = self.out / "run.json"
@@ -142,7 +190,7 @@ class Folder:
             told = {}
         if told is None:
             return None
-        ours = isinstance(told, dict) and told.get("command") == COMMAND
+        ours = isinstance(told, dict) and told.get("command") == self.command
         if not ours or not isinstance(told.get("identity"), dict):
             raise ValueError(
                 f"{path} is not what this command writes: move it away, or name another folder"
@@ -165,6 +213,12 @@ class Folder:
         # in ASCII: a name of a file may hold what no UTF-8 has
         text = "".join(json.dumps(line) + "\n" for line in lines)
         replace(self.out / name, lambda part: _put(part, text))
+
+
+def _status(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return "diverged" if isinstance(error, Diverged) else "failed"
 
 
 def _put(path: Path, text: str) -> None:
