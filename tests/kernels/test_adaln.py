@@ -1,6 +1,7 @@
 import math
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -36,16 +37,17 @@ def _small_blocks(monkeypatch):
     monkeypatch.setattr(blocks, "SAMPLE", 50)
 
 
-def inputs(B, T, D, kind="gated", dtype=torch.float64):
+def inputs(shape, kind="gated", dtype=torch.float64) -> list[Any]:
     """x, shift, scale, then branch and gate where there are any; a mean that is not zero."""
-    shapes = [(B, T, D), (B, D), (B, D), (B, T, D), (B, D)]
+    B, _, D = shape
+    shapes = [shape, (B, D), (B, D), shape, (B, D)]
     count = {"gated": 5, "no gate": 4, "no branch": 3}[kind]
     tensors = [torch.randn(shape, dtype=torch.float64) for shape in shapes[:count]]
     tensors[0] += 0.5
     return [x.to(dtype) for x in tensors]
 
 
-def named(tensors):
+def named(tensors) -> dict[str, Any]:
     return dict(zip(("x", "shift", "scale", "branch", "gate"), tensors, strict=False))
 
 
@@ -71,7 +73,7 @@ def textbook(x, shift, scale, branch=None, gate=None, eps=1e-6):
 @any_impl
 def test_it_is_the_formula(impl, kind):
     pytest.importorskip("triton")
-    given = named(inputs(2, 3, 5, kind))
+    given = named(inputs((2, 3, 5), kind))
     here = adaln(**given, eps=0.25, impl=impl)
     torch.testing.assert_close(here, textbook(**given, eps=0.25))
 
@@ -86,7 +88,7 @@ def gradients(op, tensors, u, v, **options):
     return made.detach(), y.detach(), *found
 
 
-def error(x, truth):
+def error(x, truth) -> float:
     return float((x.double() - truth.double()).norm() / truth.double().norm())
 
 
@@ -99,7 +101,7 @@ def backs(shape):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_results_and_gradients_are_those_of_autograd_through_the_formula(impl, kind, shape):
     pytest.importorskip("triton")
-    tensors, (u, v) = inputs(*shape, kind), backs(shape)
+    tensors, (u, v) = inputs(shape, kind), backs(shape)
     here = gradients(adaln, tensors, u, v, impl=impl)
     there = gradients(reference_adaln, tensors, u, v)
     torch.testing.assert_close(here, there)
@@ -111,7 +113,7 @@ def test_results_and_gradients_are_those_of_autograd_through_the_formula(impl, k
 @pytest.mark.parametrize("used", ["x'", "y"])
 def test_a_result_that_is_not_used_gives_no_gradient(impl, kind, used):
     pytest.importorskip("triton")
-    tensors, (u, v) = inputs(2, 3, 5, kind), backs((2, 3, 5))
+    tensors, (u, v) = inputs((2, 3, 5), kind), backs((2, 3, 5))
     u, v = (u, None) if used == "x'" else (None, v)
     here = gradients(adaln, tensors, u, v, impl=impl)
     torch.testing.assert_close(here, gradients(reference_adaln, tensors, u, v))
@@ -122,7 +124,7 @@ def test_a_result_that_is_not_used_gives_no_gradient(impl, kind, used):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_no_form_loses_more_than_the_formula_in_its_dtype(impl, dtype, kind):
     shape = (3, 41, 37)
-    tensors, (u, v) = inputs(*shape, kind, dtype), (g.to(dtype) for g in backs(shape))
+    tensors, (u, v) = inputs((3, 41, 37), kind, dtype), (g.to(dtype) for g in backs(shape))
     truths = gradients(reference_adaln, [x.double() for x in tensors], u, v)
     plain = gradients(reference_adaln, tensors, u, v)
     found = gradients(adaln, tensors, u, v, impl=impl)
@@ -158,7 +160,7 @@ def test_dtypes_may_differ_and_results_have_those_to_which_torch_promotes(impl, 
     pytest.importorskip("triton")
     *given, made, y = dtypes
     wanted = given[0], given[1], given[1], given[2], given[3]
-    tensors = [x.to(d) for x, d in zip(inputs(2, 7, 5), wanted, strict=True)]
+    tensors = [x.to(d) for x, d in zip(inputs((2, 7, 5)), wanted, strict=True)]
     u, v = backs((2, 7, 5))
     u, v = u.to(made), v.to(y)
     found = gradients(adaln, tensors, u, v, impl=impl)
@@ -180,7 +182,7 @@ def test_dtypes_may_differ_and_results_have_those_to_which_torch_promotes(impl, 
 )
 def test_gradients_are_true(impl, shape, kind):
     pytest.importorskip("triton")
-    tensors = [x.requires_grad_() for x in inputs(*shape, kind)]
+    tensors = [x.requires_grad_() for x in inputs(shape, kind)]
 
     def op(*tensors):
         return adaln(**named(tensors), eps=0.1, impl=impl)
@@ -192,7 +194,7 @@ def test_gradients_are_true(impl, shape, kind):
 @pytest.mark.parametrize("wanted", ["x", "shift", "scale", "branch", "gate", "branch gate"])
 def test_some_gradients_are_those_of_all(impl, wanted):
     pytest.importorskip("triton")
-    tensors, (u, v) = named(inputs(2, 5, 3)), backs((2, 5, 3))
+    tensors, (u, v) = named(inputs((2, 5, 3))), backs((2, 5, 3))
     alone = {k: x.clone().requires_grad_(k in wanted.split()) for k, x in tensors.items()}
     torch.autograd.backward(adaln(**alone, impl=impl), (u, v))
     every = {k: x.clone().requires_grad_() for k, x in tensors.items()}
@@ -209,7 +211,7 @@ def test_some_gradients_are_those_of_all(impl, wanted):
 @pytest.mark.parametrize("shape", [(0, 3, 4), (2, 0, 4), (0, 0, 4), (2, 3, 0)], ids=str)
 def test_there_may_be_no_sample_no_token_and_no_width(impl, kind, shape):
     pytest.importorskip("triton")
-    leaves = [x.requires_grad_() for x in inputs(*shape, kind)]
+    leaves = [x.requires_grad_() for x in inputs(shape, kind)]
     made, y = adaln(**named(leaves), impl=impl)
     assert made.shape == y.shape == shape
     (made.sum() + y.sum()).backward()
@@ -223,7 +225,7 @@ def test_there_may_be_no_sample_no_token_and_no_width(impl, kind, shape):
 @pytest.mark.parametrize("axes", [2, 3])
 def test_a_vector_may_be_one_for_all_samples_and_have_an_axis_for_tokens(impl, axes):
     pytest.importorskip("triton")
-    x, shift, scale, branch, gate = inputs(3, 4, 5)
+    x, shift, scale, branch, gate = inputs((3, 4, 5))
     u, v = backs((3, 4, 5))
     one = [m[:1] if axes == 2 else m[:1, None] for m in (shift, scale, gate)]
     shift, scale, gate = (m[:1].expand(3, -1).contiguous() for m in (shift, scale, gate))
@@ -237,7 +239,7 @@ def test_a_vector_may_be_one_for_all_samples_and_have_an_axis_for_tokens(impl, a
 @any_impl
 def test_strides_do_not_matter_and_inputs_are_left_alone(impl):
     pytest.importorskip("triton")
-    x, shift, scale, branch, gate = inputs(3, 7, 5)
+    x, shift, scale, branch, gate = inputs((3, 7, 5))
     (u, v), six = backs((3, 7, 5)), torch.stack((shift, scale, gate), 1).flatten(1)
     plain = gradients(adaln, (x, shift, scale, branch, gate), u, v, impl=impl)
     strided = [
@@ -259,7 +261,7 @@ def test_strides_do_not_matter_and_inputs_are_left_alone(impl):
 @any_impl
 def test_a_nan_stays_in_its_token_and_in_gradients_of_vectors_in_its_sample(impl):
     pytest.importorskip("triton")
-    tensors, (u, v) = inputs(2, 7, 5), backs((2, 7, 5))
+    tensors, (u, v) = inputs((2, 7, 5)), backs((2, 7, 5))
     tensors[3][1, 4, 2] = math.nan
     made, y, *found = gradients(adaln, tensors, u, v, impl=impl)
     assert made.isfinite().logical_not().sum() == 1
@@ -279,7 +281,7 @@ def test_a_nan_stays_in_its_token_and_in_gradients_of_vectors_in_its_sample(impl
 @any_kind
 def test_the_registration_is_sound(impl, kind):
     pytest.importorskip("triton")
-    given = named(inputs(3, 4, 5, kind, torch.float32))
+    given = named(inputs((3, 4, 5), kind, torch.float32))
     vectors = given["shift"], given["scale"]
     layer = given.get("branch"), given.get("gate")
     op = torch.ops.core_kernels.adaln.default
@@ -306,26 +308,26 @@ def test_it_compiles_into_one_graph_with_its_gradient(impl, kind):
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     for shape in ((2, 7, 4), (3, 9, 5)):  # shapes become symbols
-        leaves = [x.requires_grad_() for x in inputs(*shape, kind, torch.float32)]
+        leaves = [x.requires_grad_() for x in inputs(shape, kind, torch.float32)]
         here, there = (torch.autograd.grad(op(*leaves), leaves) for op in (compiled, loss))
         torch.testing.assert_close(here, there)
 
 
 def test_a_second_derivative_is_refused():
-    leaves = [x.requires_grad_() for x in inputs(2, 3, 4)]
+    leaves = [x.requires_grad_() for x in inputs((2, 3, 4))]
     made, y = adaln(**named(leaves))
     with pytest.raises(ValueError, match=r"differentiable once.*take reference_adaln"):
         torch.autograd.grad((made * y).sum(), leaves, create_graph=True)
 
 
 def test_equal_inputs_give_equal_bits():
-    tensors, (u, v) = inputs(3, 41, 13, dtype=torch.float32), backs((3, 41, 13))
+    tensors, (u, v) = inputs((3, 41, 13), dtype=torch.float32), backs((3, 41, 13))
     first, second = (gradients(adaln, tensors, u, v, impl="torch") for _ in range(2))
     assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
 
 
 def test_a_sample_does_not_depend_on_the_others():
-    tensors, (u, v) = inputs(3, 41, 13), backs((3, 41, 13))
+    tensors, (u, v) = inputs((3, 41, 13)), backs((3, 41, 13))
     whole = gradients(adaln, tensors, u, v, impl="torch")
     alone = gradients(adaln, [t[1:2] for t in tensors], u[1:2], v[1:2], impl="torch")
     torch.testing.assert_close([x[1:2] for x in whole], list(alone), rtol=0, atol=1e-13)
@@ -342,7 +344,7 @@ def test_shapes_are_known_without_numbers():
 
 
 def test_without_a_branch_the_first_result_is_a_view_of_x():
-    x, shift, scale = inputs(2, 3, 4, "no branch")
+    x, shift, scale = inputs((2, 3, 4), "no branch")
     made, _ = adaln(x, shift, scale)
     assert made.data_ptr() == x.data_ptr()
     assert torch.equal(made, x)
@@ -351,7 +353,7 @@ def test_without_a_branch_the_first_result_is_a_view_of_x():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without CUDA")
 def test_a_named_kernel_says_what_it_wants(monkeypatch):
     pytest.importorskip("triton")
-    x, shift, scale, branch, gate = inputs(2, 3, 5)
+    x, shift, scale, branch, gate = inputs((2, 3, 5))
     told = explain(adaln, x, shift, scale, branch=branch, gate=gate, eps=1e-5)
     assert told.chosen == "torch"
     assert set(told.obstacles.values()) == {None}
@@ -378,7 +380,7 @@ def test_it_needs_no_triton():
 
 @pytest.mark.parametrize("impl", ["reference", "torch"])
 def test_autocast_does_not_change_it(impl):
-    given = named(inputs(2, 3, 5, dtype=torch.float32))
+    given = named(inputs((2, 3, 5), dtype=torch.float32))
     plain = adaln(**given, impl=impl)
     with torch.autocast(DEVICE, dtype=torch.bfloat16):
         assert all(map(torch.equal, adaln(**given, impl=impl), plain))
