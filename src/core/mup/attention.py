@@ -7,9 +7,11 @@ the logits, which here the queries carry: their projection, or, where queries ar
 gain of that norm, since a norm forgets the scale of its input.
 
 Attention is known by its parts, as diffusers names them: `heads`, `to_q`, `add_q_proj`, `norm_q`,
-`norm_added_q`.
+`norm_added_q`. Where the dimension of a head grows in an attention with other parts, such as a
+projection to queries, keys and values at once, the plan is refused: nobody is to carry the factor.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from math import sqrt
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
     from core.mup.plan import Plan
 
 # a projection of queries, and the norm that follows it
-QUERIES = (("to_q", "norm_q"), ("add_q_proj", "norm_added_q"))
+QUERIES = {"to_q": "norm_q", "add_q_proj": "norm_added_q"}
+# layers and norms that have to do with queries, under whatever name
+QUERY = re.compile(r"(^|_)(q|qkv|query)(_|$)")
+HEADS = ("heads", "num_heads", "num_attention_heads", "n_heads")
 
 
 def fold_attention(
@@ -34,7 +39,7 @@ def fold_attention(
 
     Raises:
         ValueError: a head dimension grows and the queries cannot carry the factor: they are a part
-            of a fused projection, or their norm has no gain.
+            of a fused projection, have other names, or their norm has no gain.
     """
     factors = {}
     modules = dict(base.named_modules())
@@ -49,26 +54,37 @@ def fold_attention(
 
 
 def _head_dim(module: nn.Module) -> int | None:
-    heads = getattr(module, "heads", None)
-    projection = getattr(module, "to_q", None) or getattr(module, "to_qkv", None)
-    if not isinstance(heads, int) or not isinstance(projection, nn.Linear):
-        return None
-    return projection.out_features // heads
+    """Return what grows with the dimension of a head; where queries have a layer, it is that."""
+    if isinstance(module, nn.MultiheadAttention):
+        return module.head_dim
+    # of the module itself: a model of diffusers answers with its configuration too, and warns
+    heads = [n for name in HEADS if type(n := vars(module).get(name)) is int and n > 0]
+    layers = [layer for name, layer in _queries(module) if isinstance(layer, nn.Linear)]
+    return layers[0].out_features // heads[0] if layers and heads else None
+
+
+def _queries(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name, child) for name, child in module.named_children() if QUERY.search(name)]
 
 
 def _carriers(path: str, module: nn.Module) -> Iterator[str]:
     """Names of the parameters that carry the factor."""
-    if getattr(module, "to_qkv", None) is not None:
+    known = {*QUERIES, *QUERIES.values()}
+    other = [name for name, _ in _queries(module) if name not in known]
+    if isinstance(module, nn.MultiheadAttention):
+        other = ["in_proj_weight"]
+    if other:
         raise ValueError(
-            f"{path}.to_qkv.weight: the head dimension grows, and the factor of attention belongs "
-            "to the queries alone, a third of this tensor: unfuse the projection, or hold the head "
-            "dimension and scale the number of heads"
+            f"{path}.{other[0]}".lstrip(".") + ": the head dimension grows, and the factor of "
+            "attention belongs to the queries alone, which are a part of this tensor or have an "
+            f"unknown form: give them a layer of their own ({', '.join(QUERIES)}), or hold the "
+            "head dimension and scale the number of heads"
         )
-    for projection, norm in QUERIES:
+    for projection, norm in QUERIES.items():
         layer, after = getattr(module, projection, None), getattr(module, norm, None)
         if layer is None:
             continue
-        carrier = f"{path}.{norm if after is not None else projection}"
+        carrier = f"{path}.{norm if after is not None else projection}".lstrip(".")
         names = [name for name, _ in (layer if after is None else after).named_parameters()]
         if not names:
             raise ValueError(

@@ -34,17 +34,22 @@ def rows(plan: "Plan", optimizer: str) -> list[Row]:
 
 
 def as_text(plan: "Plan", optimizer: str) -> str:
-    """Return the plan as text of 120 columns, with what was found and what to look at."""
+    """Return the plan as text, with what was found and what to look at.
+
+    It has 120 columns, and more only if a parameter's name does not fit.
+    """
     table = Table(*COLUMNS, box=None, pad_edge=False, header_style="bold")
-    for row in rows(plan, optimizer):
+    lines = rows(plan, optimizer)
+    for row in lines:
         table.add_row(*row)
     widths = ", ".join(
         f"{key} {plan.base_config[key]} -> {plan.config[key]}" for key in plan.ratios
     )
-    out = Console(file=StringIO(), width=120, highlight=False)
-    out.print(
-        f"{plan.parametrization}: {widths}; factors for {optimizer} ({OPTIMIZERS[optimizer]})"
-    )
+    rest = "; what it does not take, for adamw" if optimizer.startswith("muon") else ""
+    width = max(120, 60 + max(len(row[0]) for row in lines))
+    out = Console(file=StringIO(), width=width, highlight=False)
+    out.print(f"{plan.parametrization}: {widths}; factors for {optimizer}")
+    out.print(f"({OPTIMIZERS[optimizer]}{rest})")
     out.print(table)
     for warning in plan.warnings:
         out.print(f"look at this: {warning}")

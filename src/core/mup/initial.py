@@ -162,13 +162,14 @@ def _pixart(name: str, one: Owned) -> Law | None:
         return ZERO
     if name.endswith("scale_shift_table"):
         return Law("normal", 0.02)
-    if re.search(r"(timestep_embedder|caption_projection)\.linear_\d\.weight", name):
+    if re.search(rf"({SIZES}|caption_projection)\.linear_\d\.weight", name):
         return Law("normal", 0.02)
     if name.endswith("adaln_single.linear.weight"):
         return Law("normal", 0.02)
     return _xavier(one) if _matrix(one) else _zero_bias(one)
 
 
+SIZES = r"timestep_embedder|resolution_embedder|aspect_ratio_embedder"
 READOUT = r"^(proj_out|proj_out_2|readout)\."
 # what modulates: in blocks, and before the readout
 GATES = r"(\.norm1(_context)?\.linear|\.norm\.linear|^norm_out\.linear|^proj_out_1)\."

@@ -29,7 +29,7 @@ from core.mup.parametrizations import PARAMETRIZATIONS
 from core.mup.rules import Entry, check_optimizer
 from core.mup.shapes import Axes, bottlenecks, classify
 from core.mup.source import name_of, source_of
-from core.mup.widths import Config, at_base, co_scaled, full_config, grown
+from core.mup.widths import HEAD_DIM, Config, at_base, co_scaled, full_config, grown
 
 FILE = "mup_plan.json"
 FORMAT = "core.mup plan 1"
@@ -112,8 +112,15 @@ class Plan:
         inner = bottlenecks(self.entries)
         if inner:
             told.append(
-                f"{len(inner)} layers inside the model end in a finite dimension, such as "
-                f"{inner[0]}: they are trained as outputs, and at initialisation fade with width"
+                f"{len(inner)} of the layers that end in a finite dimension are not the last, such "
+                f"as {inner[0]}: all are trained as outputs, which at initialisation fade with the "
+                "width; right of a second readout, to be looked at in a bottleneck"
+            )
+        wider = [key for key, ratio in self.ratios.items() if HEAD_DIM.search(key) and ratio != 1]
+        if wider and all(e.fold == 1 for e in self.mup.values() if e.kind != "output"):
+            told.append(
+                f"{wider[0]} grows, and no attention was found whose queries could carry its "
+                "factor: see core.mup.attention"
             )
         return tuple(told)
 
