@@ -17,6 +17,7 @@ import click
 
 from core.mup import _shown, script
 from core.mup._asked import (
+    ABOVE_ZERO,
     FILE,
     JSON,
     MODEL,
@@ -91,7 +92,7 @@ def explain(
     "scalar, of the same batch each time. The networks of the paper have one, on digits.",
 )
 @click.option("--widths", callback=numbers, metavar="N,N,..", help="Values of the base's key.")
-@click.option("--lr", type=float, default=2**-8, show_default=True, help="The base's.")
+@click.option("--lr", type=ABOVE_ZERO, default=2**-8, show_default=True, help="The base's.")
 @click.option("--seeds", type=int, default=3, show_default=True, help="Draws of the weights.")
 @click.option("--steps", type=int, default=3, show_default=True, help="Updates with AdamW.")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), default="torch", show_default=True)
@@ -134,7 +135,7 @@ def check(
 @click.option("--model", metavar="SOURCE", help="The model's class; else the type of what is made.")
 @click.option("--plan", "saved", type=FILE, help="A saved plan, instead of --base.")
 @click.option("--tuned", metavar="SOURCE", help="A function that makes the base's own, likewise.")
-@click.option("--lr", type=float, help="The base's; else read off what keeps the base's.")
+@click.option("--lr", type=ABOVE_ZERO, help="The base's; else read off what keeps the base's.")
 @click.option("--weight-decay", type=float, help="Likewise.")
 @click.option("--eps", type=float, help="Likewise.")
 @RECIPE

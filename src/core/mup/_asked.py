@@ -10,15 +10,18 @@ import torch
 from torch import nn
 
 from core.mup import script
-from core.mup.families import FAMILIES, HEAD_DIM, Family
+from core.mup.families import FAMILIES, Family
 from core.mup.initial import RECIPES
 from core.mup.parametrizations import PARAMETRIZATIONS
 from core.mup.plan import Plan, plan
 from core.mup.source import name_of, source_of
 
-FILE = click.Path(path_type=Path, dir_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+ABOVE_ZERO = click.FloatRange(0, min_open=True)
 IMAGES = 16
 """Of a check on digits."""
+SIZES = {"num_attention_heads": "heads", "attention_head_dim": "head_dim"}
+"""Keys of a configuration, on which others of a family depend: as `Family.config` calls them."""
 
 
 def pairs(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
@@ -52,6 +55,13 @@ def usable(_: click.Context, __: click.Parameter, device: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise click.BadParameter(f"{device!r} cannot be used: {script.first_line(error)}") from None
     return device
+
+
+def writable(_: click.Context, __: click.Parameter, file: Path | None) -> Path | None:
+    """Return a file to write, in a folder that there is."""
+    if file is not None and not file.parent.is_dir():
+        raise click.BadParameter(f"want a file in a folder that exists, got {file}")
+    return file
 
 
 def options(*chosen: Callable[..., Any]) -> Callable[..., Any]:
@@ -100,7 +110,13 @@ PARAMETRIZATION = click.option(
     metavar="NAME",
     help=f"Another one: {', '.join(list(PARAMETRIZATIONS)[1:])}.",
 )
-SAVE = click.option("--save", type=FILE, help="Write the plan to this file, as JSON.")
+SAVE = click.option(
+    "--save",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=writable,
+    metavar="FILE",
+    help="Write the plan to this file, as JSON.",
+)
 JSON = click.option("--json", is_flag=True, help="Print JSON.")
 RECIPE = click.option(
     "--recipe",
@@ -119,8 +135,9 @@ def planned(
     fixed: tuple[str, ...],
 ) -> Plan:
     """Plan a class; what its constructor says of a configuration is said in one line."""
+    full = _read(config_file) | config
     try:
-        return plan(model_class, _read(config_file) | config, base=base, fixed=fixed)
+        made = plan(model_class, full, base=base, fixed=fixed)
     except ValueError as error:
         if base or not str(error).startswith("want the width keys"):
             raise
@@ -129,6 +146,10 @@ def planned(
         raise ValueError(
             f"{source} cannot be built with this configuration: {script.one_line(error)}"
         ) from error
+    wider = [key for key in made.given if made.ratios[key] < 1]
+    if wider:
+        click.echo(f"note: the base is wider than the target, by its {wider[0]}", err=True)
+    return made
 
 
 def plan_of(model: nn.Module, source: str | None, asked: dict[str, Any]) -> Plan:
@@ -162,13 +183,13 @@ def to_check(
 
 
 def _on_digits(family: Family, asked: dict[str, Any]) -> tuple[Plan, Callable[..., Any]]:
-    asked["base"] = asked["base"] or dict(family.base)
-    heads = asked["base"].get("num_attention_heads")
-    if type(heads) is int and heads > 0:
-        # which target does not matter: a check has its own widths
-        head_dim = asked["config"].get("attention_head_dim", HEAD_DIM)
-        sizes = family.config(heads=2 * heads, head_dim=head_dim)
-        asked["config"] = sizes | _read(asked["config_file"]) | asked["config"]
+    base = asked["base"] or dict(family.base)
+    given = _read(asked["config_file"]) | asked["config"]
+    # which target does not matter, as long as it is another: a check has its own widths
+    target = given | {key: 2 * n for key, n in base.items() if type(n) is int}
+    sizes = {ours: target[key] for key, ours in SIZES.items() if key in target}
+    config = family.config(**sizes) | target
+    asked = asked | {"base": base, "config": config, "config_file": None}
     made = planned(family.source, family.model_class, **asked)
     return made, script.guarded_loss(family.first_loss(IMAGES), f"{family.source} on digits")
 

@@ -119,7 +119,7 @@ def of_set_up(
 
 def why_spread(entry: Entry, told: str) -> str:
     """Say what the spread of such a parameter does with the width."""
-    law = f"it should be that of {told} at the base, times {entry.init:.4g}"
+    law = f"it should be that of {told}, times {entry.init:.4g}"
     if entry.kind == "output":
         return f"{law}. Begin the readout at zero, or divide the base's by m = {entry.m_in:.4g}"
     if entry.fold != 1:

@@ -32,7 +32,7 @@ def lines(text: str) -> None:
 def table(made: Plan, optimizer: str) -> None:
     """Print a plan: a row for all parameters that are treated alike."""
     lines(f"{widths(made)}; factors for {optimizer} ({OPTIMIZERS[optimizer]})")
-    shown = Table(*COLUMNS, box=None, pad_edge=False, header_style="bold")
+    shown = Table(*COLUMNS, box=None, padding=(0, 1, 0, 0), header_style="bold")
     shown.columns[0].overflow = "fold"
     for column in shown.columns[1:]:
         column.no_wrap = True

@@ -22,7 +22,7 @@ Groups = Mapping[str, list[str]]
 SIGMAS = 6
 LEAST = 0.02
 """Relative difference of spreads below which nothing is said."""
-TORCH = "the recipe 'torch'"
+TORCH = "the recipe 'torch' at the base"
 ENOUGH = 1 / 3
 """Share of what can be judged that obeys a recipe, if it is the recipe."""
 
@@ -97,7 +97,7 @@ def recipes(pattern: nn.Module, recipe: str | None) -> list[Laws]:
 
 def _by(pattern: nn.Module, recipe: str) -> Laws:
     sizes = {name: one[0].tensor.numel() for name, one in owned(pattern).items()}
-    return Laws(f"the recipe {recipe!r}", laws(pattern, recipe), sizes)
+    return Laws(f"the recipe {recipe!r} at the base", laws(pattern, recipe), sizes)
 
 
 def as_tuned(model: nn.Module, names: Mapping[str, nn.Parameter]) -> Laws:
