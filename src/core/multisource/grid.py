@@ -87,7 +87,7 @@ def grid_tv(
 
     def energies() -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, cells, at_once):
-            x = _midpoints(start, min(start + at_once, cells), D, points, device)
+            x = midpoints(start, min(start + at_once, cells), D, points, device)
             yield u.of(x).double(), v.of(x).double()
 
     blocks = list(energies()) if at_once >= cells else None  # asked for twice
@@ -108,14 +108,20 @@ def grid_tv(
     return Certified(value + lost / 2, error)
 
 
-def _midpoints(start: int, stop: int, D: int, points: int, device: torch.device | str) -> Tensor:
+def midpoints(
+    start: int, stop: int, D: int, points: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Return the midpoints of cells start..stop-1 of a grid on [0, 1]^D, the last axis fastest.
+
+    `[stop - start, D]` float64.
+    """
     number = torch.arange(start, stop, device=device)[:, None]
     axes = points ** torch.arange(D - 1, -1, -1, device=device)
     return (number // axes % points + 0.5).double() / points
 
 
 def _K(u: Energy, D: int, device: torch.device | str) -> int:
-    found = u.of(_midpoints(0, 1, D, 1, device))
+    found = u.of(midpoints(0, 1, D, 1, device))
     if found.ndim != 2 or found.shape[1] != 1:
         raise ValueError(
             f"want energies [K, N] of points [N, D], got {list(found.shape)} for N = 1"
