@@ -17,6 +17,15 @@ def test_the_gains_of_the_abstract_are_those_of_table_1():
     assert {task: gains[task] for task in abstract} == abstract
 
 
+def test_two_rows_of_results_are_listed_by_task():
+    told = published.listed(published.TABLE_1["LLaDA Instruct"], published.TABLE_1["LLaDA 1.5"])
+    assert told.startswith("GSM8K 78.6 to 83.3, Math 42.2 to 42.6, ")
+    assert told.endswith(", MTBench 7.2 to 7.3")
+    assert told.count(" to ") == 9
+    with pytest.raises(ValueError, match="shorter"):
+        published.listed((78.6,), published.TABLE_1["LLaDA 1.5"])
+
+
 def test_the_printed_intervals_are_those_of_means_and_deviations():
     for row in published.TABLE_5.values():
         # 2.48 times a deviation that is printed to 0.05, and the printing of mean and end

@@ -57,7 +57,7 @@ def all_masks(L: int) -> Tensor:
 
 @torch.no_grad()
 def masked_sums(
-    model: MaskedDiffusionLM, prompts: list[Tensor], responses: list[Tensor], *, at_once: int = 512
+    model: MaskedDiffusionLM, prompts: list[Tensor], responses: list[Tensor], *, at_once: int = 128
 ) -> Array:
     """Return S(m) = sum over the masked tokens of log p, for every mask of every response.
 

@@ -138,6 +138,12 @@ def cell(n_t: int, n_y: int = 1, *, shared: bool = True) -> Row:
     return next(row for row in TABLE_2 if row.design == Design(n_t, n_y, shared=shared))
 
 
+def listed(before: tuple[float, ...], after: tuple[float, ...]) -> str:
+    """Return "GSM8K 78.6 to 83.3, ..." for two rows of results in the order of TASKS."""
+    rows = zip(TASKS, before, after, strict=True)
+    return ", ".join(f"{task} {a} to {b}" for task, a, b in rows)
+
+
 class Forced(NamedTuple):
     """What Lemma 5 forces from a printed cell, at one model and exact variances."""
 
