@@ -396,7 +396,7 @@ quote("vrpo-drawn-error", np.sqrt(np.square(doubt).sum()) / len(checked))
 gain = predicted["apart"] / predicted["shared"]
 quote("vrpo-sharing", predicted["apart"][-1].mean() / predicted["shared"][-1].mean())
 
-# %% mystnb={"figure": {"caption": "Variance of the score, mean over pairs, exactly, for budgets $(n_t, n_{y_t})$: masks shared with the reference, or drawn apart. Crosses: variance of estimates that were drawn.", "name": "vrpo-allocation"}, "image": {"alt": "Six budgets in two rows of points on a logarithmic axis; within a total budget the variance falls with the number of counts, and the shared row lies several times below the other; crosses lie on the points."}}
+# %% mystnb={"figure": {"caption": "Variance of the score, mean over pairs, exactly, for budgets $(n_t, n_{y_t})$: masks shared with the reference, or drawn apart. Crosses: variance of estimates that were drawn.", "name": "vrpo-allocation"}, "image": {"alt": "Six budgets in two rows of points on a logarithmic axis; within a total budget the variance falls with the number of counts, and the shared row lies below the other; crosses lie on the points."}}
 fig, (ax,) = figure()
 names = [f"({k.n_t}, {k.n_y})" for k in spent]
 ax.plot(names, predicted["apart"].mean(1), "s", color=COLOURS["other"], label="apart")
