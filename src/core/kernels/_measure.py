@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from core.kernels._ceilings import Ceilings
-from core.kernels._subject import Case, Peer, Results, Subject, name_of, results
+from core.kernels._subject import Case, Peer, Results, Subject, all_of, name_of, results
 from core.kernels._timing import Call, alternate, free_bytes, peak_bytes
 
 OURS = "ours"
@@ -46,11 +46,13 @@ class Judge:
     A peer only has to compute the same, not as well: it may be off by PEER times as much.
     """
 
-    def __init__(self, subject: Subject, case: Case, inputs: Results, g: Tensor) -> None:
+    def __init__(self, subject: Subject, case: Case, inputs: Results, g: Tensor | Results) -> None:
         """Compute the truth, and the error of the formula in the dtype of the case."""
-        self.truth = subject.formula(case, tuple(map(_widened, inputs)), _widened(g))
+        wide = tuple(map(_widened, all_of(g)))
+        wide_inputs = tuple(map(_widened, inputs))
+        self.truth = subject.formula(case, wide_inputs, wide if isinstance(g, tuple) else wide[0])
         plain = subject.formula(case, inputs, g)
-        units = 64 if _widened(g).dtype == case.dtype else 1
+        units = 64 if wide[0].dtype == case.dtype else 1
         slack = units * torch.finfo(case.dtype).eps
         errors = [_error(x, truth) for x, truth in zip(plain, self.truth, strict=True)]
         self.allowed = [2 * error + slack for error in errors]
@@ -119,12 +121,12 @@ def _floor(case: Case, seconds: float, ceilings: Ceilings) -> Row:
     }
 
 
-def _call_of(peer: Peer, inputs: Results, g: Tensor, case: Case) -> Call:
+def _call_of(peer: Peer, inputs: Results, g: Tensor | Results, case: Case) -> Call:
     """Return the call of a peer; its first run arranges the inputs, and later ones find them so."""
 
     @cache
-    def arranged() -> tuple[Results, Tensor]:
-        return tuple(map(peer.arrange, inputs)), peer.arrange(g)
+    def arranged() -> tuple[Results, Results]:
+        return tuple(map(peer.arrange, inputs)), tuple(map(peer.arrange, all_of(g)))
 
     def call() -> Results:
         return results(peer.call, *arranged(), case)

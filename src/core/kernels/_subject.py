@@ -57,7 +57,7 @@ class Case:
 class Peer:
     """Another way to compute the same; the functions say why it does not run, or None."""
 
-    call: Callable[..., Tensor]
+    call: Callable[..., Tensor | Results]
     """Takes what the op takes, without `impl`."""
     what: str
     """What is compared, in a few words."""
@@ -76,15 +76,15 @@ class Peer:
 class Subject:
     """An op to be measured."""
 
-    op: Callable[..., Tensor]
+    op: Callable[..., Tensor | Results]
     cases: Callable[[str], list[Case]]
     """Takes a type of device."""
-    draw: Callable[[Case, str], tuple[Results, Tensor]]
-    """Returns the inputs, and the gradient that comes back to the output."""
-    formula: Callable[[Case, Results, Tensor], Results]
+    draw: Callable[[Case, str], tuple[Results, Any]]
+    """Returns the inputs, and the gradient that comes back to the output, or to each of them."""
+    formula: Callable[[Case, Results, Any], Results]
     """The definition, in the precision of the inputs it is given."""
     peers: Mapping[str, Peer]
-    call: Callable[..., Tensor] | None = None
+    call: Callable[..., Tensor | Results] | None = None
     """What is timed, where that is more than the op: it takes the inputs, and calls the op."""
     given: Callable[..., Results] = lambda *inputs: inputs
     """Takes the inputs, returns what the op is given of them."""
@@ -110,15 +110,22 @@ def load(op: str) -> Subject:
     return import_module(f"core.kernels.{op}_bench").BENCH
 
 
-def results(call: Callable[..., Tensor], inputs: Results, g: Tensor, case: Case) -> Results:
+def results(
+    call: Callable[..., Tensor | Results], inputs: Results, g: Tensor | Results, case: Case
+) -> Results:
     """Run a call forward, and backward where the case has that."""
     if not case.backward:
         with torch.no_grad():
-            return (call(*inputs, **case.options),)
+            return all_of(call(*inputs, **case.options))
     wanted = [_differentiable(x) and i not in case.fixed for i, x in enumerate(inputs)]
     inputs = tuple(x.detach().requires_grad_(want) for x, want in zip(inputs, wanted, strict=True))
-    out = call(*inputs, **case.options)
-    return (out, *torch.autograd.grad(out, [x for x in inputs if x.requires_grad], g))
+    out, back = all_of(call(*inputs, **case.options)), all_of(g)
+    return *out, *torch.autograd.grad(out, [x for x in inputs if x.requires_grad], back)
+
+
+def all_of(x: Tensor | Results) -> Results:
+    """Return one tensor, or several, as several."""
+    return x if isinstance(x, tuple) else (x,)
 
 
 def name_of(dtype: torch.dtype) -> str:
