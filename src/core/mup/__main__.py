@@ -25,6 +25,7 @@ from core.mup._asked import (
     RECIPE,
     SAVE,
     loaded,
+    note_wider,
     numbers,
     plan_of,
     planned,
@@ -73,6 +74,7 @@ def explain(
         --base num_attention_heads=4 --config caption_channels=4096
     """
     made = planned(source, source_of(source), **asked).under(parametrization)
+    note_wider(made)
     if save is not None:
         made.save(save)
     if json:
@@ -175,6 +177,7 @@ def doctor(
     how = {key: asked.pop(key) for key in ("lr", "weight_decay", "eps", "recipe", "rule")}
     built, optimizers = script.model_and_optimizer(source)
     made = loaded(saved, asked) if saved else plan_of(script.bare(built), model, asked)
+    note_wider(made)
     base = script.model_and_optimizer(tuned) if tuned else None
     if save is not None:
         made.save(save)

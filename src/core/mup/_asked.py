@@ -15,6 +15,7 @@ from core.mup.initial import RECIPES
 from core.mup.parametrizations import PARAMETRIZATIONS
 from core.mup.plan import Plan, plan
 from core.mup.source import name_of, source_of
+from core.mup.widths import full_config
 
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 ABOVE_ZERO = click.FloatRange(0, min_open=True)
@@ -137,7 +138,7 @@ def planned(
     """Plan a class; what its constructor says of a configuration is said in one line."""
     full = _read(config_file) | config
     try:
-        made = plan(model_class, full, base=base, fixed=fixed)
+        return plan(model_class, full, base=base, fixed=fixed)
     except ValueError as error:
         if base or not str(error).startswith("want the width keys"):
             raise
@@ -146,10 +147,13 @@ def planned(
         raise ValueError(
             f"{source} cannot be built with this configuration: {script.one_line(error)}"
         ) from error
+
+
+def note_wider(made: Plan) -> None:
+    """Say it where the base is wider than the target: it may be meant, and is rare."""
     wider = [key for key in made.given if made.ratios[key] < 1]
     if wider:
         click.echo(f"note: the base is wider than the target, by its {wider[0]}", err=True)
-    return made
 
 
 def plan_of(model: nn.Module, source: str | None, asked: dict[str, Any]) -> Plan:
@@ -172,7 +176,7 @@ def to_check(
     if len(asked["base"]) > 1:
         raise ValueError(f"want one --base for a check, got {', '.join(asked['base'])}")
     if loss is not None:
-        return planned(source, source_of(source), **asked), script.loss(loss)
+        return _off_base(source, asked), script.loss(loss)
     if family is None:
         known = ", ".join(one.source for one in FAMILIES.values())
         raise ValueError(
@@ -180,6 +184,18 @@ def to_check(
             f"one there are {known}, on digits"
         )
     return _on_digits(family, asked)
+
+
+def _off_base(source: str, asked: dict[str, Any]) -> Plan:
+    """Plan a class; at twice the width where the base's is asked for: a check has its own."""
+    model_class = source_of(source)
+    full = full_config(model_class, _read(asked["config_file"]) | asked["config"])
+    twice = {key: 2 * n for key, n in asked["base"].items() if full.get(key) == n}
+    if twice:
+        doubled: dict[str, Any] = asked | {"base": twice}
+        config = planned(source, model_class, **doubled).base_config
+        asked = asked | {"config": config, "config_file": None}
+    return planned(source, model_class, **asked)
 
 
 def _on_digits(family: Family, asked: dict[str, Any]) -> tuple[Plan, Callable[..., Any]]:

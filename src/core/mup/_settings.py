@@ -58,7 +58,8 @@ def settings_of(
     for i, optimizer in enumerate(optimizers):
         for group in optimizer.param_groups:
             name = rule_of(optimizer, group, rule)
-            eps = float(group["eps"]) if name in ("adamw", "decoupled", "adam") else None
+            has_eps = name in ("adamw", "decoupled", "adam") and "eps" in group
+            eps = float(group["eps"]) if has_eps else None
             lr = float(group.get("initial_lr", group["lr"]))
             given = Settings(i, name, lr, float(group.get("weight_decay", 0.0)), eps)
             for parameter in group["params"]:
