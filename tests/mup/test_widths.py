@@ -1,6 +1,7 @@
 """Which keys grow: of the five families as their constructors want it, and of made-up cases."""
 
 from fractions import Fraction
+from typing import Any
 
 import pytest
 
@@ -112,6 +113,14 @@ def test_defaults_fill_the_configuration():
         return heads, width, more
 
     assert full_config(made, {"width": 3, "other": 1}) == {"heads": 4, "width": 3, "other": 1}
+
+
+def test_a_model_s_own_config_will_do():
+    family = FAMILIES["dit"]
+    model: Any = family.model_class(**family.config(heads=2, layers=1))
+    assert any(key.startswith("_") for key in model.config)
+    expected = full_config(family.model_class, family.config(heads=2, layers=1))
+    assert full_config(family.model_class, model.config) == expected
 
 
 HERE = {"num_attention_heads": 8, "attention_head_dim": 4, "ff_dim": 10, "name": "x"}

@@ -12,7 +12,6 @@ checkpoint. The plan is data by parameter name and is saved beside it as JSON.
 (arXiv:2505.15270v3, Tables 1 and 5; the form without a forward factor is derived in `rules.py`.)
 """
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -24,15 +23,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from core.mup import _saved as saved
 from core.mup.attention import fold_attention
 from core.mup.parametrizations import PARAMETRIZATIONS
 from core.mup.rules import Entry, check_optimizer
 from core.mup.shapes import Axes, bottlenecks, classify
-from core.mup.source import name_of, source_of
+from core.mup.source import name_of
 from core.mup.widths import HEAD_DIM, Config, at_base, co_scaled, full_config, grown
 
-FILE = "mup_plan.json"
-FORMAT = "core.mup plan 1"
 # what wrappers put in a parameter's name
 WRAPPED = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
@@ -51,7 +49,8 @@ def plan(
 
     Args:
         model_class: called with keyword arguments, such as a model class of diffusers.
-        config: its arguments at the target; defaults fill the rest.
+        config: its arguments at the target, or a model's own `config` in diffusers; defaults fill
+            the rest.
         base: the width keys at the base, such as `{"num_attention_heads": 4}`. Keys that must grow
             with them are found.
         fixed: keys that stay although they look like a width.
@@ -174,7 +173,7 @@ class Plan:
 
         A recipe is a law for each parameter at the base width, where it is known to work; a wider
         tensor takes the law of its base, times its factor. `core.mup.initial.RECIPES` lists them.
-        Call it before the model is sharded.
+        Call it before the model is sharded by FSDP2.
 
         Args:
             model: built with the plan's configuration.
@@ -182,15 +181,21 @@ class Plan:
             seed: of the draws.
 
         Raises:
-            ValueError: the recipe is unknown or not one for this model, or the model is another.
+            ValueError: the recipe is unknown or not one for this model, the model is another, or
+                is sharded.
         """
         from core.mup.initial import draw_, laws
 
+        named = self.named(model)
+        if any(hasattr(parameter, "full_tensor") for parameter in named.values()):
+            raise ValueError(
+                "the model is sharded, and each rank would draw its part as if it were the whole: "
+                "init_ first, then fully_shard"
+            )
         config = self.config if self.parametrization == "standard" else self.base_config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             pattern = self._class()(**config)
-        named = self.named(model)
         draw_(named, laws(pattern, recipe), self.entries, seed)
 
     def groups(
@@ -296,8 +301,8 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as what JSON can hold."""
         return {
-            "format": FORMAT,
-            "model": name_of(self._class()) if self.model_class else None,
+            "format": saved.FORMAT,
+            "model": name_of(self.model_class) if self.model_class else None,
             "parametrization": self.parametrization,
             "config": self.config,
             "ratios": {key: str(ratio) for key, ratio in self.ratios.items()},
@@ -307,13 +312,12 @@ class Plan:
         }
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the plan as JSON, whole or not at all: a file, or `mup_plan.json` in a folder."""
-        file = Path(path) / FILE if Path(path).is_dir() else Path(path)
-        text = json.dumps(self.as_dict(), indent=1)
-        temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        temporary.write_text(text + "\n")
-        temporary.replace(file)
-        return file
+        """Write the plan as JSON, whole or not at all: a file, or `mup_plan.json` in a folder.
+
+        Raises:
+            ValueError: the configuration holds what JSON cannot.
+        """
+        return saved.write(self.as_dict(), path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -322,25 +326,7 @@ class Plan:
         Raises:
             ValueError: it is no such file.
         """
-        file = Path(path) / FILE if Path(path).is_dir() else Path(path)
-        try:
-            read = json.loads(file.read_text())
-            if read["format"] != FORMAT:
-                raise ValueError(f"format {read['format']!r}")
-            entries = {name: _read(entry) for name, entry in read["entries"].items()}
-            ratios = {key: Fraction(ratio) for key, ratio in read["ratios"].items()}
-            axes = {name: (pair[0], pair[1]) for name, pair in read["axes"].items()}
-            return cls(
-                source_of(read["model"], missing_ok=True),
-                read["config"],
-                ratios,
-                {key: tuple(by) for key, by in read["follows"].items()},
-                entries,
-                axes,
-                read["parametrization"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{file} is no plan of this version ({FORMAT}): {error}") from error
+        return cls(**saved.read(path))
 
     def _class(self) -> Callable[..., nn.Module]:
         if self.model_class is None:
@@ -393,7 +379,3 @@ def _serves(entry: Entry, optimizer: str, beside: str | None) -> bool:
 def _whole_norm(norm: Tensor) -> Tensor:
     """Return the norm of all shards."""
     return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[operator]
-
-
-def _read(entry: dict[str, Any]) -> Entry:
-    return Entry(**{**entry, "shape": tuple(entry["shape"]), "fans": tuple(entry["fans"])})

@@ -33,9 +33,12 @@ DATA = re.compile(
 def full_config(model_class: Callable[..., Any], config: Config) -> dict[str, Any]:
     """Return the configuration with the defaults of the constructor filled in.
 
+    Keys with a leading underscore are diffusers' own notes in a model's `config`, and left out.
+
     Raises:
         ValueError: the constructor takes no such key.
     """
+    config = {key: value for key, value in config.items() if not key.startswith("_")}
     parameters = inspect.signature(model_class).parameters
     free = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     unknown = [key for key in config if key not in parameters and not free]
