@@ -93,6 +93,12 @@ def test_an_interval_covers_as_often_as_it_says(rng):
     assert np.mean(hits) == pytest.approx(0.95, abs=4 * np.sqrt(0.95 * 0.05 / 2000))
 
 
+def test_networks_that_were_still_improving_are_counted(same_sources):
+    single = same_sources[2].single
+    assert single.unfinished == np.mean(single.trained.stops == 200)
+    assert 0 < single.unfinished < 1
+
+
 def test_nothing_is_drawn_unless_asked():
     found = compare([normal(r, [0.0, 1.0]) for r in range(2)], build(), QUICK, seed=1)
     assert np.isnan(found.multi.stopped.frechet).all()

@@ -64,6 +64,12 @@ class Family(NamedTuple):
     """After all steps."""
     trained: Trained
 
+    @property
+    def unfinished(self) -> float:
+        """Share of networks whose validation loss was least at the end: train those longer."""
+        looks = self.trained.curve
+        return float(np.mean(looks.argmin(0) == len(looks) - 1))
+
 
 class Comparison(NamedTuple):
     """Both families, on the same images."""
