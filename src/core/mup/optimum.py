@@ -7,6 +7,8 @@ diverges, nothing brackets it: the point is then a bound, and is said to be one.
 A sweep has several seeds, and two sweeps share them: seed s is the same stream of initial weights,
 images, times and noise in both. So differences are taken seed by seed, and their mean has Student's
 interval of `seeds - 1` degrees of freedom. (A bootstrap of three to five numbers is no interval.)
+A bound adds to it what it leaves open: one step of the grid next to a rate that diverged, as the
+optimum lies between the two; the whole grid where the grid ends.
 
 A run counts as diverged if its loss is not finite, or, right of the best point, no smaller than
 `stuck`: what a model has that has learned nothing.
@@ -30,6 +32,8 @@ class Optimum(NamedTuple):
     bound: str = ""
     """Which side the optimum is known to lie on: `>=`, the grid or stability ends here; `<=`, the
     grid ends; empty, it is bracketed; `?`, nothing was finite."""
+    slack: float = 0.0
+    """How far from `log2_lr` a bound leaves it, octaves."""
     curvature: float = nan
     """Second derivative of log loss at the vertex, per octave squared."""
 
@@ -43,14 +47,14 @@ class Interval(NamedTuple):
 
     mean: float
     error: float
-    bound: str = ""
-    """`>=` or `<=` where optima that are bounds entered; `?` where they say nothing."""
+    """With what bounds leave open."""
+    bounds: int = 0
+    """Seeds in which an optimum was a bound."""
 
     def __str__(self) -> str:
-        """Return it as `-1.9 +- 0.4`."""
-        if self.bound == "?":
-            return "not known"
-        return f"{self.bound} {self.mean:+.2f} +- {self.error:.2f}".strip()
+        """Return it as `-1.90 +- 0.40`, and of how many seeds it is a bound."""
+        told = f" (bounds in {self.bounds})" if self.bounds else ""
+        return f"{self.mean:+.2f} +- {self.error:.2f}{told}"
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,13 @@ class Curve:
         return [optimum(self.log2_lrs, column, self.stuck) for column in self.losses.T]
 
     @property
+    def where(self) -> Interval:
+        """Return the mean of the seeds' optima."""
+        found = interval([o.log2_lr for o in self.optima])
+        open_ = float(np.mean([o.slack for o in self.optima]))
+        return Interval(found.mean, found.error + open_, sum(o.bound != "" for o in self.optima))
+
+    @property
     def tuned(self) -> NDArray[np.float64]:
         """Return the loss at the best rate of the grid, by seed."""
         return self.losses[self.best]
@@ -121,17 +132,19 @@ def optimum(log2_lrs: ArrayLike, losses: ArrayLike, stuck: float = inf) -> Optim
     """
     x, y = np.asarray(log2_lrs, float), _finite(np.asarray(losses, float))
     i = int(y.argmin())
+    step = float(x[1] - x[0])
     if not np.isfinite(y[i]):
-        return Optimum(nan, inf, "?")
-    if i == len(x) - 1 or y[i + 1] >= stuck or not np.isfinite(y[i + 1]):
-        return Optimum(float(x[i]), float(y[i]), ">=")
+        return Optimum(nan, inf, "?", inf)
+    if i == len(x) - 1:
+        return Optimum(float(x[i]), float(y[i]), ">=", float(x[-1] - x[0]))
+    if y[i + 1] >= stuck or not np.isfinite(y[i + 1]):
+        return Optimum(float(x[i]), float(y[i]), ">=", step)
     if i == 0 or not np.isfinite(y[i - 1]):
-        return Optimum(float(x[i]), float(y[i]), "<=")
+        return Optimum(float(x[i]), float(y[i]), "<=", float(x[-1] - x[0]))
     low, middle, high = np.log(y[i - 1 : i + 2])
     slope, bend = (high - low) / 2, high + low - 2 * middle  # per step, and per step squared
-    step = x[i + 1] - x[i]
     at, value = (-slope / bend, middle - slope**2 / (2 * bend)) if bend > 0 else (0.0, middle)
-    return Optimum(float(x[i] + step * at), float(np.exp(value)), "", float(bend / step**2))
+    return Optimum(float(x[i] + step * at), float(np.exp(value)), "", 0.0, float(bend / step**2))
 
 
 def shift(first: Curve, second: Curve) -> Interval:
@@ -146,9 +159,11 @@ def shift(first: Curve, second: Curve) -> Interval:
             f"{second.losses.shape[1]} of them"
         )
     pairs = list(zip(first.optima, second.optima, strict=True))
-    bounds = {_difference(a.bound, b.bound) for a, b in pairs} - {""}
-    bound: str = "" if not bounds else bounds.pop() if len(bounds) == 1 else "?"
-    return interval([b.log2_lr - a.log2_lr for a, b in pairs])._replace(bound=bound)
+    found = interval([b.log2_lr - a.log2_lr for a, b in pairs])
+    open_ = float(np.mean([a.slack + b.slack for a, b in pairs]))
+    return Interval(
+        found.mean, found.error + open_, sum(bool(a.bound or b.bound) for a, b in pairs)
+    )
 
 
 def penalty(proxy: Curve, target: Curve) -> Interval:
@@ -169,17 +184,10 @@ def interval(values: ArrayLike) -> Interval:
     """
     v = np.asarray(values, float)
     if not np.isfinite(v).all():
-        return Interval(inf, inf, "?")
+        return Interval(inf, inf)
     n = len(v)
     error = student.ppf(0.975, n - 1) * v.std(ddof=1) / sqrt(n) if n > 1 else inf
     return Interval(float(v.mean()), float(error))
-
-
-def _difference(first: str, second: str) -> str:
-    """What is known of second - first."""
-    turned = {"": "", ">=": "<=", "<=": ">=", "?": "?"}
-    known = {turned[first], second} - {""}
-    return known.pop() if len(known) == 1 else "?" if known else ""
 
 
 def _finite(losses: NDArray[np.float64]) -> NDArray[np.float64]:

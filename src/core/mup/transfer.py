@@ -28,11 +28,11 @@ from torch.utils.data import default_collate
 from core.mup.digits import draw, held_out
 from core.mup.ensemble import Ensemble
 from core.mup.families import Family
-from core.mup.optimum import Curve, interval
+from core.mup.optimum import Curve
 from core.mup.plan import Plan
 
-NUMBERS_AT_ONCE = 1_500_000
-"""Parameters of the models that are trained at once on a CPU: more fit no cache, and are slower."""
+NUMBERS_AT_ONCE = {"cpu": 1_500_000, "cuda": 200_000_000}
+"""Parameters of all models that are trained at once: on a CPU more fit no cache, and are slower."""
 
 
 class Task(NamedTuple):
@@ -95,8 +95,8 @@ class Sweep(Mapping[str, Curve]):
     def as_text(self) -> str:
         """Return a row for every setting: mean losses, the least starred, and where the optimum is.
 
-        A rate at which a seed diverged has a dash. The optimum is the mean of the seeds', with half
-        its 95 % interval.
+        A rate at which a seed became infinite has a dash. The optimum is the mean over seeds, with
+        half its interval, and in how many seeds it is a bound.
         """
         rates = next(iter(self.values())).log2_lrs
         width = max(map(len, self))
@@ -106,12 +106,8 @@ class Sweep(Mapping[str, Curve]):
                 "-" if not np.isfinite(m) else f"{m:.4f}" + "*" * (i == curve.best)
                 for i, m in enumerate(curve.mean)
             ]
-            optima = curve.optima
-            where = interval([o.log2_lr for o in optima])
-            bounded = sum(o.bound != "" for o in optima)
-            told = f"; a bound in {bounded} of {len(optima)} seeds" if bounded else ""
             lines.append(
-                f"{setting:{width}}" + "".join(f"{c:>8}" for c in cells) + f"  {where}{told}"
+                f"{setting:{width}}" + "".join(f"{c:>8}" for c in cells) + f"  {curve.where}"
             )
         return "\n".join(lines)
 
@@ -168,11 +164,9 @@ def train(
         raise ValueError(
             f"want at least one run, and rising steps from 1, got {len(runs)}, {marks}"
         )
-    if at_once is None:
-        size = sum(int(np.prod(entry.shape)) for entry in arm.plan.entries.values())
-        at_once = max(1, NUMBERS_AT_ONCE // size)
+    together = at_once or _at_once(arm)
     models = {run.seed: arm.plan.build(arm.recipe, seed=run.seed) for run in runs}
-    parts = [runs[i : i + at_once] for i in range(0, len(runs), at_once)]
+    parts = [runs[i : i + together] for i in range(0, len(runs), together)]
     return np.concatenate([_together(arm, part, models, marks) for part in parts], axis=1)
 
 
@@ -196,6 +190,12 @@ def on_digits(family: Family, *, held: int = 128, device: str = "cpu") -> Task:
 def named(task: Task, arms: Mapping[str, Plan], **how: Any) -> dict[str, Arm]:
     """Return an arm for each plan, of one task and otherwise alike."""
     return {name: replace(Arm(plan, task), **how) for name, plan in arms.items()}
+
+
+def _at_once(arm: Arm) -> int:
+    """How many models of an arm to train at once."""
+    size = sum(int(np.prod(entry.shape)) for entry in arm.plan.entries.values())
+    return max(1, NUMBERS_AT_ONCE[torch.device(arm.task.device).type] // size)
 
 
 def _together(
