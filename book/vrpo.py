@@ -759,7 +759,6 @@ left_over = {k: second.score_variance(v, beta).mean() for k, v in better.items()
 for name, value in left_over.items():
     quote(f"vrpo-gain-{name.lower().replace(' ', '-')}", left_over["VRPO"] / value)
 quote("vrpo-debiased", bias[3].mean() / abs(jackknife[3].mean()))
-quote("vrpo-debiased-each", bias[3].mean() / abs(jackknife[3]).mean())
 of_counts = [exact.split(f) for f in second.margins]
 share = sum(s.V_t.mean() for s in of_counts) / sum(
     (s.V_t + s.V_y).mean() for s in of_counts
@@ -784,9 +783,7 @@ _ = right.legend()
 # {glue:text}`vrpo-gain-across:.2f` times by sharing across the pair (below one, it rises), and
 # {glue:text}`vrpo-gain-all-three:.2f` times by all three. What systematic counts can win is bounded by
 # the share of $V_t$, here {glue:text}`vrpo-count-share:.0%`. The jackknife takes the bias of the loss
-# down {glue:text}`vrpo-debiased:.0f` times at $n = 8$ in the mean over pairs, where what is left of
-# some cancels that of others, and its size in a single pair
-# {glue:text}`vrpo-debiased-each:.0f` times.
+# down {glue:text}`vrpo-debiased:.0f` times at $n = 8$, in the mean over pairs.
 #
 # A caution for those who evaluate likelihoods with LLaDA's public code (`get_log_likelihood.py`,
 # `eval_llada.py`): it draws systematic counts too, but rounds them half to even, and the law of a
