@@ -7,6 +7,7 @@ from scipy.optimize import minimize_scalar
 
 from core.multisource.bounds import (
     bound_ratio,
+    effective_similarity,
     first_n,
     tv_bound,
     tv_bound_at,
@@ -82,6 +83,12 @@ def test_the_ratio_falls_with_sources_and_with_similarity():
     assert (np.diff(table, axis=1) <= 0).all()
 
 
+def test_similarity_comes_back_from_a_ratio_that_was_made_of_it():
+    for K, beta in ((2, 0.3), (7, 0.9), (50, 0.0)):
+        ratio = bound_ratio(K, beta)
+        assert effective_similarity(0.2 * ratio, 0.2, K) == pytest.approx(beta, abs=1e-12)
+
+
 def test_bounds_fall_with_n_and_rise_with_confidence():
     ns = [10, 100, 1000, 10_000]
     for bound in (tv_bound, lambda f, n, d=0.05: tv_bound_tight(f, n, d).bound):
@@ -97,6 +104,8 @@ def test_bounds_fall_with_n_and_rise_with_confidence():
         (lambda: tv_bound(SINGLE, 10, 0.0), r"delta in \(0, 1\)"),
         (lambda: bound_ratio(3, 1.5), r"beta_sim in \[0, 1\], got 1.5"),
         (lambda: bound_ratio(0, 0.5), "K >= 1"),
+        (lambda: effective_similarity(0.1, 0.2, 1), "K >= 2.*of one both are the same"),
+        (lambda: effective_similarity(0.0, 0.2, 3), "errors > 0"),
         (lambda: first_n(lambda n: 2.0), "falls below 1"),
     ],
 )

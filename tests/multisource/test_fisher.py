@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from core.multisource.fisher import (
-    effective_similarity,
     fisher_law,
     histogram_law,
     shared_design,
@@ -60,12 +59,6 @@ def test_gaussians_have_the_constant_of_their_mean_length(K, d, d1):
     assert all(law.constant <= law.most for law in laws)
 
 
-def test_similarity_comes_back_from_a_ratio_that_was_made_of_it():
-    for K, beta in ((2, 0.3), (7, 0.9), (50, 0.0)):
-        ratio = math.sqrt(1 - (K - 1) / K * beta)
-        assert effective_similarity(0.2 * ratio, 0.2, K) == pytest.approx(beta, abs=1e-12)
-
-
 def test_designs_say_what_belongs_to_whom():
     design = shared_design(3, torch.tensor([True, False, True]))
     theta = torch.arange(1.0, 6.0, dtype=torch.float64)  # two shared, then one of each source
@@ -76,8 +69,6 @@ def test_designs_say_what_belongs_to_whom():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda p: effective_similarity(0.1, 0.2, 1), "K >= 2.*of one both are the same"),
-        (lambda p: effective_similarity(0.0, 0.2, 3), "errors > 0"),
         (lambda p: fisher_law(p, torch.zeros(2, 4, 2)), r"want scores \[2, 3, m\]"),
         (lambda p: fisher_law(2 * p, torch.zeros(2, 3, 2)), "a sum of 2"),
         (lambda p: fisher_law(p, torch.ones(2, 3, 2), weights=torch.ones(2)), "a sum of 2"),

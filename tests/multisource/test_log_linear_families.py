@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.multisource.bounds import bound_ratio
-from core.multisource.fisher import effective_similarity
+from core.multisource.bounds import bound_ratio, effective_similarity
 from core.multisource.log_linear_families import (
     autoregressive,
     draw_counts,

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from core.multisource._checks import at_least, fraction
+from core.multisource._checks import at_least, comparison, fraction
 
 Array = NDArray[np.float64]
 LogBracket = Callable[[Array], Array]
@@ -111,6 +111,25 @@ def bound_ratio(K: int, beta_sim: float) -> float:
     if not 0 <= beta_sim <= 1:
         raise ValueError(f"want beta_sim in [0, 1], got {beta_sim}")
     return math.sqrt(1 - (K - 1) / K * beta_sim)
+
+
+def effective_similarity(multi: float, single: float, K: int) -> float:
+    """Return the beta_sim that a ratio of errors implies, 0 where pooling gains nothing.
+
+    K / (K - 1) (1 - (multi / single)^2), the inverse of `bound_ratio`; below 0 where it hurts.
+
+    Args:
+        multi: error of all sources together, or the constant of its law.
+        single: error of sources one by one.
+        K: sources, two at least.
+
+    Raises:
+        ValueError: there is one source, or an error is not positive.
+    """
+    comparison(K)
+    if not (multi > 0 and single > 0):
+        raise ValueError(f"want errors > 0, got {multi} and {single}")
+    return K / (K - 1) * (1 - (multi / single) ** 2)
 
 
 def _check(n: int, delta: float) -> None:

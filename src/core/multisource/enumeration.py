@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from core.multisource._checks import probabilities
+from core.multisource._tensor_checks import probabilities
 from core.multisource.certified import EPS, Certified
 
 

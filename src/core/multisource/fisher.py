@@ -7,11 +7,8 @@ The estimate is off by Delta ~ N(0, I^-1 / n), and TV by half the mean of |s' De
 by Jensen, dim the rank of I. It holds for a fixed number of sources, of a regular family that
 contains the truth in its interior, and is asymptotically exact where the paper has an upper bound.
 
-The ratio of two such numbers is what pooling gains; the similarity it implies,
-
-    beta_eff = K / (K - 1) (1 - (R_multi / R_single)^2)
-
-can be computed where the paper's beta_sim counts parameters.
+The ratio of two such numbers is what pooling gains, and `bounds.effective_similarity` the
+similarity that it implies, where the paper's beta_sim counts parameters.
 
 Symbols (arXiv:2502.14583): `p` $p^*(x|y)$ on N outcomes, `weights` $p_Y$. The law is not in the
 paper; it is the delta method. Source k has natural parameters theta_k = `design`_k theta of which
@@ -24,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.multisource._checks import comparison, probabilities
+from core.multisource._tensor_checks import probabilities
 
 RANK = 1e-10
 """Eigenvalues of I below this part of the largest count as zero."""
@@ -98,23 +95,6 @@ def histogram_law(p: Tensor, weights: Tensor | None = None) -> FisherLaw:
     total = (weights.sqrt() * (p * (1 - p)).sqrt().sum(1)).sum()
     dim = int((p > 0).sum()) - len(p)
     return FisherLaw(float(total) / math.sqrt(2 * math.pi), dim)
-
-
-def effective_similarity(multi: float, single: float, K: int) -> float:
-    """Return the beta_sim that a ratio of errors implies, 0 where pooling gains nothing.
-
-    Args:
-        multi: error of all sources together, or the constant of its law.
-        single: error of sources one by one.
-        K: sources, two at least.
-
-    Raises:
-        ValueError: there is one source, or an error is not positive.
-    """
-    comparison(K)
-    if not (multi > 0 and single > 0):
-        raise ValueError(f"want errors > 0, got {multi} and {single}")
-    return K / (K - 1) * (1 - (multi / single) ** 2)
 
 
 def single_design(K: int, m: int) -> Tensor:

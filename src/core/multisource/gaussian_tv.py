@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.multisource._checks import factor
+from core.multisource._tensor_checks import factor
 from core.multisource.certified import EPS, Certified
 from core.multisource.monte_carlo import sampled_tv
 from core.multisource.quadratic_form import positive_probability

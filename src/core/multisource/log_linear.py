@@ -17,7 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.multisource._checks import at_least, sources_with_data
+from core.multisource._checks import at_least
+from core.multisource._tensor_checks import sources_with_data
 from core.multisource.fisher import shared_design, single_design
 
 RIDGE = 1e-4

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from core.multisource._checks import sources_with_data
+from core.multisource._tensor_checks import sources_with_data
 from core.multisource.gaussians import Setting
 
 SEEDS = (3, 33, 520, 2025, 25731)
