@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from core.kernels.activation_stats import activation_stats
 from core.mup.plan import Plan
 
 Loss = Callable[[nn.Module, int], Tensor]
@@ -280,9 +281,8 @@ def _train(
         outputs = seen if step == 0 else {name: seen[name] for name in first}
         first = first or {name: x.clone() for name, x in outputs.items()}
         # one transfer a step: everything until here stays on the device
-        sizes = [_mean(x) for x in outputs.values()]
-        moves = [_mean(x - first[name]) for name, x in outputs.items()]
-        rows.append(torch.stack([*sizes, *moves, value.detach().float()]).tolist())
+        means = torch.stack([_means(x, first[name]) for name, x in outputs.items()])  # [M, 2]
+        rows.append(torch.cat([means.T.flatten(), value.detach().float()[None]]).tolist())
         if step < steps:
             optimizer.zero_grad()
             value.backward()
@@ -290,8 +290,9 @@ def _train(
     return _Run(list(first), np.asarray(rows))
 
 
-def _mean(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, 1, dtype=torch.float32) / x.numel()
+def _means(x: Tensor, x_0: Tensor) -> Tensor:
+    """Return mean|x| and mean|x - x_0|."""
+    return activation_stats(x, x_0)[::3].float() / x.numel()
 
 
 @contextmanager
