@@ -193,9 +193,9 @@ def named(task: Task, arms: Mapping[str, Plan], **how: Any) -> dict[str, Arm]:
 
 
 def _at_once(arm: Arm) -> int:
-    """How many models of an arm to train at once."""
+    """How many models of an arm to train at once; one alone pays for vmap and gains nothing."""
     size = sum(int(np.prod(entry.shape)) for entry in arm.plan.entries.values())
-    return max(1, NUMBERS_AT_ONCE[torch.device(arm.task.device).type] // size)
+    return max(2, NUMBERS_AT_ONCE[torch.device(arm.task.device).type] // size)
 
 
 def _together(
