@@ -287,6 +287,17 @@ def test_runs_that_are_not_there_or_cannot_be_compared_are_refused(here):
         read_runs("runs")
 
 
+def test_fsdp2_goes_on_with_what_a_plain_run_began(here):
+    more = "--steps 4 --save-every 2"
+    assert train(more) == 0
+    kept = "checkpoints/step-00000002.pt"
+    (here / "sharded" / "checkpoints").mkdir(parents=True)
+    (here / "sharded" / kept).write_bytes((here / "out" / kept).read_bytes())
+    assert train(f"{more} --resume --shard fsdp2", base="--data latents --out sharded") == 0
+    for which in ("ema", "last"):  # a group of one: the same sums
+        assert same(weights(here / "sharded", which), weights(here / "out", which))
+
+
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_bit(here):
     asked = f"{FAST} --data latents --steps 60 --save-every 3 --out killed"
@@ -305,35 +316,3 @@ def test_a_killed_run_resumes_to_the_bit(here):
     for which in ("ema", "last"):
         assert same(weights(here / "killed", which), weights(here / "out", which))
     assert log(here / "killed") == log(here / "out")
-
-
-@pytest.mark.slow
-def test_the_command_under_torchrun_goes_on_with_what_one_process_began(here):
-    more = "--steps 4 --save-every 2 --batch 5"
-    assert train(more) == 0
-    (here / "both" / "checkpoints").mkdir(parents=True)
-    kept = "checkpoints/step-00000002.pt"
-    (here / "both" / kept).write_bytes((here / "out" / kept).read_bytes())
-    launch = [sys.executable, *shlex.split("-m torch.distributed.run --standalone")]
-    asked = f"--nproc-per-node 2 -m core.mup.train --data latents --out both {FAST} {more}"
-    done = subprocess.run(
-        [*launch, *shlex.split(asked), "--resume", "--shard", "fsdp2"],
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("done: both/model") == 1
-    assert record(here / "both")["processes"] == 2
-
-    def vectors(folder, step):
-        kept = torch.load(here / folder / "checkpoints" / f"step-{step:08d}.pt")
-        both = kept["model"], kept["beside"]["mean"]
-        return [torch.cat([x[name].flatten() for name in sorted(x)]) for x in both]
-
-    halfway = zip(vectors("both", 4), vectors("out", 4), vectors("out", 2), strict=True)
-    for both, alone, start in halfway:
-        # sums in another order; Adam divides by the gradient, so that of nearly zero says more
-        assert (both - alone).norm() <= 1e-3 * (alone - start).norm()
-    assert weights(here / "both").keys() == weights(here / "out").keys()

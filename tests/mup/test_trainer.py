@@ -7,6 +7,8 @@ import dataclasses
 import subprocess
 import sys
 from copy import deepcopy
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from core.mup.batches import split
 from core.mup.diffusion import losses, noised
 from core.mup.dit import EMBEDDER, SharedDiT
 from core.mup.trainer import Recipe, Trainer, learning_rate
+from core.train.checkpoint import checkpoints, load, save
 from core.train.distributed import SINGLE, World, inner, shard
 from core.train.folder import Diverged
 
@@ -296,25 +299,54 @@ def steps_of(kind, world):
     ]
 
 
+def gone_on(kind, world, folder):
+    """Weights and their mean after two steps of a checkpoint's run, kept again and read again."""
+    here = trainer(kind=kind, world=world)
+    asked: dict[str, Any] = {"run": {"seed": 4}, "beside": {"mean": here.mean}}
+    (before,) = checkpoints(folder)
+    here.done = load(before, here.model, here.optimizer, **asked)
+    for _ in range(2):
+        here.step()
+    save(folder / kind, here.done, here.model, here.optimizer, world=world, **asked)
+    return [weights(here.model), weights(here.mean)]
+
+
 def of_rank(rank, folder):
-    """What one of two ranks does; this file is its program."""
-    distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
-    found = {kind: steps_of(kind, World(rank, 2)) for kind in ("ddp", "fsdp2")}
+    """What one of two ranks does; this file is the program of the second."""
+    distributed.init_process_group(
+        "gloo", f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=100)
+    )
+    world, kinds = World(rank, 2), ("ddp", "fsdp2")
+    found = {kind: [*steps_of(kind, world), *gone_on(kind, world, folder)] for kind in kinds}
     torch.save(found, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_ranks_train_as_one_process_with_ddp_and_fsdp2(tmp_path):
-    started = [subprocess.Popen([sys.executable, __file__, str(r), tmp_path]) for r in (0, 1)]
-    expected = steps_of("none", SINGLE)
-    assert [rank.wait(100) for rank in started] == [0, 0]
+    here = trainer()
+    for _ in range(3):
+        here.step()
+    asked: dict[str, Any] = {"run": {"seed": 4}, "beside": {"mean": here.mean}}
+    save(tmp_path, 3, here.model, here.optimizer, world=SINGLE, **asked)
+    for _ in range(2):
+        here.step()
+    expected = [*steps_of("none", SINGLE), weights(here.model), weights(here.mean)]
+    other = subprocess.Popen([sys.executable, __file__, "1", tmp_path])
+    of_rank(0, tmp_path)
+    assert other.wait(100) == 0
     for rank in (0, 1):
         for kind, found in torch.load(tmp_path / f"{rank}.pt").items():
             for here, there in zip(found, expected, strict=True):
                 # float64 sums in another order; Adam divides by gradients down to 1e-8
                 assert (here - there).norm() <= 1e-6 * there.norm(), kind
+    for kind in ("ddp", "fsdp2"):
+        alone = trainer()
+        asked["beside"] = {"mean": alone.mean}
+        load(checkpoints(tmp_path / kind)[0], alone.model, alone.optimizer, **asked)
+        torch.testing.assert_close(weights(alone.model), expected[-2], rtol=0, atol=1e-8)
+        torch.testing.assert_close(weights(alone.mean), expected[-1], rtol=0, atol=1e-8)
 
 
 if __name__ == "__main__":
-    of_rank(int(sys.argv[1]), sys.argv[2])
+    of_rank(int(sys.argv[1]), Path(sys.argv[2]))
