@@ -10,6 +10,7 @@ from core.multisource.denoiser_training import HeldOut, Recipe
 from core.multisource.edm import Edm
 from core.multisource.examples import Sources
 from core.multisource.frechet import features, frechet_distance
+from core.multisource.memoriser import Memoriser
 from core.multisource.sharing import compare, interval
 
 SHAPE = (1, 4, 4)
@@ -70,7 +71,17 @@ def test_the_line_is_the_distance_from_training_to_test_images(same_sources):
     splits, _, found = same_sources
     for r, k in ((0, 1), (2, 3)):
         a, b = splits[r].train[k].images, splits[r].test[k].images
-        assert found.line[r, k] == pytest.approx(frechet_distance(features(a), features(b)))
+        assert found.copier.frechet[r, k] == pytest.approx(
+            frechet_distance(features(a), features(b))
+        )
+
+
+def test_a_copier_has_the_greater_loss_of_fresh_images(same_sources):
+    splits, recipe, found = same_sources
+    assert (found.copier.loss > found.single.stopped.loss).all()
+    alone = HeldOut([splits[2].test[1]], [2], recipe, 1)
+    expected = alone.losses(Edm(), Memoriser(Edm(), [splits[2].train[1]])).mean()
+    assert found.copier.loss[2, 1] == pytest.approx(expected, rel=1e-4)
 
 
 def test_advantages_are_paired_by_run(same_sources):
@@ -112,7 +123,7 @@ def test_sources_may_differ_in_size():
     )
     split = part._replace(train=(part.train[0], few))
     found = compare([split], build(), QUICK, seed=1, samples=5)
-    assert found.single.stopped.loss.shape == found.line.shape == (1, 2)
+    assert found.single.stopped.loss.shape == found.copier.loss.shape == (1, 2)
 
 
 def test_larger_images_and_diffusers_network_take_the_same_way():

@@ -24,7 +24,7 @@ class Denoiser(nn.Module):
     """A residual perceptron of pixels, noise level and source."""
 
     def __init__(
-        self, shape: Sequence[int], sources: int, *, width: int = 128, blocks: int = 3
+        self, shape: Sequence[int], sources: int, *, width: int = 96, blocks: int = 3
     ) -> None:
         """Begin with an output of zero: a denoiser that knows the variance and no more.
 

@@ -41,10 +41,10 @@ class Recipe:
         ValueError: a number is out of its range.
     """
 
-    steps: int = 600
+    steps: int = 800
     batch: int = 16
     """Examples of a source in a step: a network of K sources takes K times as many."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     """Of Adam with betas 0.9 and 0.99, after `warm_up` steps."""
     warm_up: int = 50
     every: int = 50

@@ -33,6 +33,7 @@ from core.multisource.denoiser_training import HeldOut, Member, Recipe, Trained,
 from core.multisource.edm import Edm, sample
 from core.multisource.examples import SAMPLES, Examples, Sources
 from core.multisource.frechet import copied, features, frechet_distance
+from core.multisource.memoriser import Memoriser
 from core.train.seeds import generator
 
 
@@ -77,8 +78,9 @@ class Comparison(NamedTuple):
     names: tuple[str, ...]
     single: Family
     multi: Family
-    line: np.ndarray
-    """`[R, K]` Frechet distance of the training images to the test images: of a perfect copier."""
+    copier: Looks
+    """Of the denoiser that knows the training images and nothing else, and of those images as
+    samples: their Frechet distance is the line that the others' are read beside."""
 
     @property
     def advantages(self) -> np.ndarray:
@@ -140,7 +142,7 @@ def compare(
     comparison(K)
     study = _Study(splits, build, recipe, seed, Edm() if edm is None else edm, samples)
     single, multi = study.family([(k,) for k in range(K)]), study.family([tuple(range(K))])
-    return Comparison(splits[0].names, single, multi, study.line())
+    return Comparison(splits[0].names, single, multi, study.copier())
 
 
 Groups = Sequence[tuple[int, ...]]
@@ -215,11 +217,19 @@ class _Study:
         drawn = sample(self.edm, networks, noise, labels.repeat_interleave(self.samples, 1))
         return drawn.view(R, K, *shape)
 
-    def line(self) -> np.ndarray:
-        """Return the distance of training images to test images; nan of a single image."""
-        found = np.full(self.shape, np.nan)
-        for r, k in np.ndindex(*self.shape):
-            known, fresh = (part[k].images for part in (self.splits[r].train, self.splits[r].test))
-            if len(known) > 1:
-                found[r, k] = frechet_distance(features(known), features(fresh))
-        return found
+    def copier(self) -> Looks:
+        """Look at the denoiser that knows the training images only."""
+        known, fresh = (
+            [column[k] for column in columns for k in range(self.shape[1])]
+            for columns in zip(*((s.train, s.test) for s in self.splits), strict=True)
+        )
+        runs = [r for r, _ in np.ndindex(*self.shape)]
+        network = Memoriser(self.edm, known)
+        loss = HeldOut(fresh, runs, self.recipe, self.seed).losses(self.edm, network).mean(1)
+        frechet = [
+            frechet_distance(features(a.images), features(b.images))
+            if len(a.labels) > 1
+            else np.nan
+            for a, b in zip(known, fresh, strict=True)
+        ]
+        return Looks(loss.reshape(self.shape), np.reshape(frechet, self.shape), np.ones(self.shape))
