@@ -148,6 +148,8 @@ def alone(groups, name, **settings):
             DECAY * M,
         ),
         ("transformer_blocks.1.attn1.to_k.bias", "lr", LR / M, "learning rate", LR),
+        ("transformer_blocks.1.attn1.to_k.bias", "lr", 0.0, "learning rate", LR),
+        ("transformer_blocks.1.attn1.to_k.bias", "eps", 0.0, "epsilon", EPS),
         ("pos_embed.proj.weight", "lr", LR / M, "learning rate", LR),
         ("proj_out_2.weight", "eps", EPS, "epsilon", EPS * M),
         ("proj_out_2.bias", "weight_decay", DECAY * M, "weight decay", DECAY),
@@ -161,6 +163,24 @@ def test_one_wrong_tensor_is_found_alone(dit, name, setting, value, what, wanted
     assert one.where == name.replace(".1.", ".*.")
     assert one.here == pytest.approx(value)
     assert one.wanted == pytest.approx(wanted)
+
+
+def test_the_base_is_read_off_what_keeps_it_though_there_is_more_of_the_rest(dit):
+    made, model, _ = dit
+    for name, p in model.named_parameters():
+        p.requires_grad_(not name.endswith("bias"))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    found = examine(made, model, torch.optim.AdamW(trained, lr=LR, weight_decay=0.0))
+    rates = [one for one in found.findings if one.what == "learning rate"]
+    assert {one.kind for one in rates} == {"hidden", "output"}
+    # all matrices but those of patches and, in two blocks, of times and labels
+    assert sum(one.count for one in rates) == len(trained) - 5
+
+
+def test_the_standard_parametrization_is_right_where_it_is_the_plan(plans):
+    made = plans["uvit"].standard()
+    model = made.build()
+    examine(made, model, torch.optim.AdamW(model.parameters(), lr=LR)).assert_right()
 
 
 @pytest.mark.parametrize("rule", ["adam", "sgd"])

@@ -308,7 +308,9 @@ def _wrong(
                 key = (getattr(own[name][0], setting), base, scale)
                 counts[key] = counts.get(key, 0) + 1
         for (here, base, scale), count in counts.items():
-            if isclose(here, base * scale, rel_tol=CLOSE) or (setting != "lr" and here == 0):
+            if isclose(here, base * scale, rel_tol=CLOSE) or (
+                setting == "weight_decay" and here == 0
+            ):
                 continue
             kind = plan.entries[names[0]].kind
             why = _why(setting, here, base, scale)
