@@ -85,6 +85,18 @@ def test_at_the_base_width_every_parametrization_is_one():
         np.testing.assert_array_equal(curve.losses, sweep["mup"].losses)
 
 
+def test_a_rule_of_initialisation_is_dropped_alone():
+    made = UVIT.plan(heads=12, **SMALL)  # m = 3
+    hidden, output = made.under("hidden init not scaled"), made.under("output init by fan-in")
+    for name, right in made.entries.items():
+        for wrong in (hidden.entries[name], output.entries[name]):
+            assert wrong.multipliers("adamw").lr == pytest.approx(right.multipliers("adamw").lr)
+        factor = 3**0.5 if right.kind == "hidden" else 1
+        assert hidden.entries[name].init == pytest.approx(factor * right.init)
+        factor = 3**0.5 if right.kind == "output" else 1  # 1/sqrt(m) for 1/m
+        assert output.entries[name].init == pytest.approx(factor * right.init)
+
+
 def test_what_diverged_is_infinite_or_nan_and_has_a_dash_in_the_table():
     sweep = transfer({"only": arm(batch=4)}, log2_lrs=(-8, 56, 120), seeds=(0, 1), steps=(3,))
     assert not np.isfinite(sweep["only"].losses[2]).any()
