@@ -598,13 +598,12 @@ if not any(bench["kind"] == "cuda" for bench in norms):
 peers = norms[0]["rows"][-1]["peers"]  # gated residual, with gradients
 quote("kernels-adaln-ratio", peers["eager"]["ratio"])
 ratio = peers["torch.compile"].get("ratio")
-faster = "**Compiled by torch the same is faster than ours on a CPU**"
-slower = "Compiled by torch the same is not faster than ours on a CPU"
-said = f"{faster if (ratio or 1) < 1 else slower}: its time is {ratio} of ours."
-quote(
-    "kernels-adaln-compiled",
-    said if ratio else "There was no compiler to compare with.",
+verb = "is faster than ours" if (ratio or 1) < 1 else "is not faster than ours"
+said = (
+    f"The same compiled by torch {verb} on a CPU: its time is {ratio or 1:.2f} of it."
 )
+absent_peer = "There was no compiler to compare with."
+quote("kernels-adaln-compiled", said if ratio else absent_peer)
 measured = [bench["device"] for bench in norms if bench["kind"] == "cuda"]
 absent = absent.replace("linear_logprob", "adaln")
 there = f"Measured on {', '.join(measured)}." if measured else absent
