@@ -30,7 +30,7 @@ SETTINGS = [
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=range(len(SETTINGS)))
 def test_drawn_errors_have_the_expectation_of_the_integral(setting):
-    errors = simulate(setting, 4000, generator(1))
+    errors = simulate(setting, 40_000, generator(1))
     for drawn, wanted in zip(errors, expected(setting), strict=True):
         R = risk(drawn, setting)
         assert abs(R.mean() - wanted) < 4 * R.std() / math.sqrt(len(R))

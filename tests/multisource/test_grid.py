@@ -74,6 +74,36 @@ def test_of_a_kinked_energy_the_interval_holds_too():
     assert abs(found.value.item() - truth) <= found.error.item() < 0.06
 
 
+@pytest.mark.parametrize("h", [1.0, 0.3, 0.01])
+def test_changes_within_a_cell_are_bounds_and_near(h):
+    """A slope and a bend, integrated over one cell: x from -h/2 to h/2."""
+    t = np.linspace(-h / 2, h / 2, 20_001)
+    for slope, bend in ((2.0, 0.0), (0.0, 3.0), (0.0, -3.0), (1.5, -2.0)):
+        u = slope * t + bend * t**2 / 2
+        steepest = abs(slope) + abs(bend) * h / 2
+        r, w = Energy(lambda x: x, steepest, abs(bend)).changes(h)
+        assert np.abs(u).max() <= r + 1e-12
+        log_mass = abs(math.log(integrate.simpson(np.exp(-u), x=t) / h))
+        # of the mass in its cell, and of that of all cells
+        assert log_mass <= w + 1e-12
+        assert bend or r == pytest.approx(np.abs(u).max())  # a slope reaches it
+        assert w <= 12 * log_mass  # what is given away: 3 for a slope, 12 for a bend
+    r, w = Energy(lambda x: x, 2.0).changes(h)
+    assert (r, w) == (h, 2 * h)
+
+
+@pytest.mark.parametrize("slope", [0.3, 1.0, 4.0])
+def test_what_happens_within_one_cell_is_in_the_error(slope):
+    """One cell sees no difference between exp(-slope x) and the uniform law; TV is known."""
+    flat = Energy(lambda x: torch.zeros(1, len(x)), 0.0, 0.0)
+    tilted = Energy(lambda x: slope * x.T, slope, 0.0)
+    found = grid_tv(tilted, flat, D=1, points=1)
+    Z = -math.expm1(-slope) / slope
+    s = -math.log(Z) / slope  # the densities cross
+    truth = -math.expm1(-slope * s) / (slope * Z) - s
+    assert abs(found.value.item() - truth) <= found.error.item() <= 8 * truth
+
+
 @pytest.mark.parametrize("memory", [2**10, 2**14])
 def test_blocks_change_nothing(rng, memory):
     theta, other = rng.standard_normal((2, 3, 4))

@@ -36,6 +36,11 @@ def test_newton_ends_where_scipy_does(rng, multi):
     assert found.slope.max() < 1e-6
 
 
+def test_newton_doubles_its_digits(rng):
+    """Eight steps are enough, as the curvature is the right one."""
+    assert fit(a_block(rng), a_sample(rng), multi=True, steps=8).slope.max() < 1e-8
+
+
 def test_what_is_shared_is_alike_and_the_rest_is_not(rng):
     theta = fit(a_block(rng), a_sample(rng), multi=True).theta
     assert (theta[:, 0, [0, 2]] == theta[:, 2, [0, 2]]).all()
