@@ -146,8 +146,8 @@ def test_a_wrapped_model_is_itself():
     assert script.bare(model) is model
 
 
-def test_of_a_configuration_only_the_keys_of_the_class_are_kept():
+def test_a_configuration_is_a_model_of_diffusers_own():
     model = nn.Linear(3, 2)
     assert script.config_of(model) == {}
-    model.config = {"_class_name": "Linear", "width": 3}  # type: ignore[assignment]
+    model.config = {"width": 3}  # type: ignore[assignment]
     assert script.config_of(model) == {"width": 3}

@@ -231,4 +231,4 @@ def _read(file: Path | None) -> dict[str, Any]:
         raise ValueError(f"{file} is no JSON: {error}") from error
     if not isinstance(read, dict):
         raise ValueError(f"want an object of keys in {file}, got {type(read).__name__}")
-    return script.settings(read)
+    return read

@@ -102,12 +102,7 @@ def bare(model: nn.Module) -> nn.Module:
 def config_of(model: nn.Module) -> dict[str, Any]:
     """Return the configuration that a model of diffusers holds; of another, none."""
     held = getattr(model, "config", None)
-    return settings(held) if isinstance(held, Mapping) else {}
-
-
-def settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration without what diffusers notes beside it, as `_class_name`."""
-    return {key: value for key, value in config.items() if not key.startswith("_")}
+    return dict(held) if isinstance(held, Mapping) else {}
 
 
 @contextmanager
