@@ -7,7 +7,7 @@ r"""Total variation of two Gaussians, by the simplest way that is exact.
 After whitening, p = N(0, I) and q = N(mu, diag(lam)): coordinates with mu = 0, lam = 1 do not
 count, and what is dropped with them is in the error. The last line needs the law of one number
 only, which `quadratic_form` has with a bound on its error. `sampled_gaussian_tv` knows nothing of
-all this.
+all this. Rounding is estimated from condition numbers; all other errors are bounds.
 
 Source of the first line: arXiv:2502.14583, Section 5.1 measures it by sampling.
 """

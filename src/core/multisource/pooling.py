@@ -186,28 +186,28 @@ def advise(
     return Advice(columns, names, n_k, spread, chance, alone, single, pooled, kept)
 
 
-def kept_part(spread: Array, chance: Array, *, K: int, df: int) -> Array:
-    """Return how much of the differences between means to keep, `[d]`, each in [0, 1].
+def kept_part(spread: Array, chance: Array, *, K: int, df: float = math.inf) -> Array:
+    """Return how much of the differences between means to keep, `[..., d]`, each in [0, 1].
 
     James and Stein's rule, positive part, towards the average: for each column where K >= 4; for
     all columns together where K is 2 or 3, which takes (K - 1) d >= 3; else everything is kept.
 
     Args:
-        spread: `[d]` S.
-        chance: `[d]` T.
+        spread: `[..., d]` S.
+        chance: `[..., d]` T.
         K: sources.
-        df: n - K, with which the variances were estimated.
+        df: n - K, with which the variances were estimated; infinite where they are known.
     """
-    d, free = len(spread), K - 1
-    known = df / (df + 2)  # variances are estimates
-    if K >= 4:
-        most = (free - 2) / free * chance
-    elif free * d > 2:
-        most = np.full(d, (free * d - 2) / (free * d) * chance.sum())
-        spread = np.full(d, spread.sum())
-    else:
-        return np.ones(d)
-    return 1 - np.minimum(1, known * most / np.maximum(spread, 1e-300))
+    d, free = spread.shape[-1], K - 1
+    if K < 4:
+        free *= d
+        spread, chance = (
+            np.broadcast_to(x.sum(-1, keepdims=True), x.shape) for x in (spread, chance)
+        )
+    if free <= 2:
+        return np.ones(spread.shape)
+    taken = (free - 2) / free * chance / (1 + 2 / df)
+    return 1 - np.minimum(1, taken / np.maximum(spread, 1e-300))
 
 
 def gain_of_pooling(
