@@ -64,6 +64,37 @@ def test_a_readout_is_zero_or_over_m(plans):
     assert "divide the base's by m = 3" in one.why
 
 
+def test_a_readout_that_is_not_zero_though_its_recipe_says_so_is_held_to_torchs_law(dit):
+    made, model, groups = dit
+    readout = model.get_parameter("proj_out_2.weight")
+    nn.init.kaiming_uniform_(readout, a=5**0.5)
+    (one,) = examine(made, model, adamw(groups)).findings
+    assert (one.what, one.where) == ("spread", "proj_out_2.weight")
+    with torch.no_grad():
+        readout /= M**0.5  # n^-1/2 to n^-1, from the base on
+    examine(made, model, adamw(groups)).assert_right()
+
+
+def test_a_constant_of_a_vector_is_a_choice_and_the_gain_of_queries_is_not():
+    family = FAMILIES["flux"]
+    config = family.config(heads=2, layers=1, head_dim=48)
+    config |= {"axes_dims_rope": [16, 16, 16]}
+    made = plan(
+        family.model_class, config, base={"attention_head_dim": 16}, fixed=("axes_dims_rope",)
+    )
+    model = made.build("dit")
+    for name, p in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.constant_(p, 0.3)
+    assert not spreads(made, model)[0]
+    gain = model.get_parameter("transformer_blocks.0.attn.norm_q.weight")
+    torch.testing.assert_close(gain, torch.full((48,), M**-0.5))  # sqrt(16 / 48)
+    nn.init.ones_(gain)
+    (one,) = spreads(made, model)[0].values()
+    assert (one.here, one.wanted) == (1, pytest.approx(M**-0.5))
+    assert "factor of attention" in one.why
+
+
 def test_xavier_of_an_input_is_found(plans):
     made = plans["dit"]
     model = made.build("dit")
@@ -234,7 +265,7 @@ def test_inner_layers_into_what_does_not_grow_are_noted_by_what_they_are(own):
     ):
         start = f"{name} (1 tensor such) goes from what grows to what does not: {what}"
         assert any(note.startswith(start) for note in notes)
-    assert any("clip" in note and "3 times too much" in note for note in notes)
+    assert any("clip" in note and "count 3 times too much" in note for note in notes)
 
 
 def test_tensors_tied_after_building_are_found(own):

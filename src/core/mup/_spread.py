@@ -111,7 +111,7 @@ class _Statistics(NamedTuple):
     size: int
     square: float
     """Mean square."""
-    constant: float | None
+    constant: bool
 
 
 @torch.no_grad()
@@ -121,7 +121,7 @@ def _statistics(tensor: Tensor) -> _Statistics | None:
         return None
     low, high = (x.item() for x in tensor.detach().aminmax())
     square = torch.linalg.vector_norm(tensor.detach().float()).square().item() / tensor.numel()
-    return _Statistics(tensor.numel(), square, low if low == high else None)
+    return _Statistics(tensor.numel(), square, low == high)
 
 
 def _spread(
@@ -134,14 +134,12 @@ def _spread(
     """Judge the tensors of a pattern; nothing, if there is nothing to judge."""
     entry = entries[names[0]]
     known = [s for name in names if (s := stats[name]) is not None]
-    # zero is right at any width, and what does not grow has no width to depend on
-    if not known or len(known) < len(names) or all(s.constant == 0 for s in known):
-        return []
-    if entry.kind == "finite" and entry.fold == 1:
+    constant = all(s.constant for s in known)
+    # a constant is right at any width, and what does not grow has no width to depend on
+    if len(known) < len(names) or (entry.fold == 1 and (constant or entry.kind == "finite")):
         return []
     size = sum(s.size for s in known)
     here = sum(s.size * s.square for s in known) / size
-    constant = all(s.constant is not None for s in known)
     for candidate in choice:
         of_names = [candidate.laws[name] for name in names]
         if any(law.family == "kept" for law in of_names):
