@@ -56,7 +56,7 @@ def test_an_average_weighs_step_t_by_a_power_of_t():
         nn.init.normal_(step.parameters["last.weight"])
     average = steps[0].copy()
     for t, step in enumerate(steps, start=1):
-        blend(average, step, (1 - 1 / t) ** (GAMMA + 1))
+        blend(average, step, t)
     # the recursion, unrolled: step t carries t^(gamma+1) - (t-1)^(gamma+1)
     t = torch.arange(10, dtype=torch.float64) ** (GAMMA + 1)
     share = t.diff() / t[-1]
@@ -73,8 +73,7 @@ def test_the_average_is_as_wide_as_the_paper_draws_with():
 
 
 def test_members_do_not_meet():
-    sources = world()
-    members = [pooled(sources), pooled(sources, run=1)]
+    members = [pooled(world(seed=run), run) for run in (0, 1)]
     both = train(build, members, QUICK, seed=3, sources=2)
     for e, member in enumerate(members):
         one = train(build, [member], QUICK, seed=3, sources=2)

@@ -1,5 +1,7 @@
 """A folder of images: which are drawn, and what is said of those that cannot be."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -56,6 +58,13 @@ def test_a_draw_depends_on_seed_and_class_and_not_on_the_other_classes(root):
     assert ten(root, ["n02", "n01"]).files == both.files[::-1]
     assert both.files[0] != both.files[1]
     assert ten(root, ["n01"], seed=2).files[0] != both.files[0]
+
+
+def test_a_draw_does_not_depend_on_the_order_in_which_a_disk_lists_files(root, monkeypatch):
+    before = ten(root, ["n01"]).files
+    listed = Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda path, how: reversed(list(listed(path, how))))
+    assert ten(root, ["n01"]).files == before
 
 
 def test_images_are_cut_to_their_centre_and_scaled(tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import ttest_rel
+from torch import nn
 
 from core.multisource.denoiser import Denoiser, UNet
 from core.multisource.denoiser_training import HeldOut, Recipe
@@ -114,6 +115,35 @@ def test_nothing_is_drawn_unless_asked():
     found = compare([normal(r, [0.0, 1.0]) for r in range(2)], build(), QUICK, seed=1)
     assert np.isnan(found.multi.stopped.frechet).all()
     assert np.isfinite(found.multi.stopped.loss).all()
+
+
+def test_samples_are_of_the_source_that_was_asked_for():
+    splits = [normal(run, [-1.0, 1.0], n=40) for run in range(2)]
+    recipe = Recipe(steps=150, batch=20, every=50, learning_rate=5e-3)
+    found = compare(splits, build(), recipe, seed=1, samples=40)
+    # the two means are 2 apart in each of 16 pixels: another source is at 64 or more
+    assert found.single.last.frechet.max() < 16
+    assert found.multi.last.frechet.max() < 16
+
+
+def test_both_families_take_as_many_images_of_a_source_in_a_step():
+    seen = []
+
+    class Spy(nn.Module):
+        one_by_one = True
+
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x, c_noise, y):
+            if torch.is_grad_enabled():
+                seen.append(len(x))
+            return x * self.w
+
+    recipe = Recipe(steps=1, batch=5, every=1, levels=1)
+    compare([normal(0, [0.0, 1.0, 2.0])], Spy, recipe, seed=1)
+    assert seen == [5, 5, 5, 15]
 
 
 def test_sources_may_differ_in_size():

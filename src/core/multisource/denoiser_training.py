@@ -126,7 +126,7 @@ def train(
         edm.loss(networks, x, eps, sigma, y).mean(1).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
-        blend(average, networks, (1 - 1 / step) ** (GAMMA + 1))
+        blend(average, networks, step)
         if step % recipe.every == 0 or step == recipe.steps:
             curve.append(held_out.losses(edm, average).mean(1))
             better = curve[-1] < np.min(curve[:-1], axis=0, initial=np.inf)
@@ -146,8 +146,9 @@ def started(build: Callable[[], nn.Module], members: Sequence[Member], seed: int
 
 
 @torch.no_grad()
-def blend(average: Together, networks: Together, kept: float) -> None:
-    """Move the average towards the networks, in place: `kept` of it stays."""
+def blend(average: Together, networks: Together, step: int) -> None:
+    """Take one more step into the average, in place; steps count from 1."""
+    kept = (1 - 1 / step) ** (GAMMA + 1)
     for name, weights in networks.parameters.items():
         average.parameters[name].lerp_(weights.detach(), 1 - kept)
 
