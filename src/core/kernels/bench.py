@@ -7,7 +7,7 @@ the formula in 64 bits (no check, no number), the median time, which part of it 
 the ceilings allow at best), peak memory, and the same for each peer, in this process, by turns. A
 ratio is the peer's time divided by ours.
 
-The result goes to `book/evidence/kernels/<op>-<cpu or name of the GPU>.json` below the current
+The result goes to `book/evidence/gpu_kernels/<op>-<cpu or name of the GPU>.json` below the current
 folder, once all cases are through. Exit codes: 0 done, 1 a check failed, 2 refused.
 """
 
@@ -34,7 +34,7 @@ from core.kernels._subject import HERE, Peer, Subject, found, load
 from core.kernels.evidence import reasons, title
 from core.provenance import provenance
 
-OUT = Path("book", "evidence", "kernels")
+OUT = Path("book", "evidence", "gpu_kernels")
 WIDTH = 144
 Document = dict[str, Any]
 

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
-FOLDER = Path(__file__).parents[3] / "book" / "evidence" / "kernels"
+FOLDER = Path(__file__).parents[3] / "book" / "evidence" / "gpu_kernels"
 Document = dict[str, Any]
 Row = Mapping[str, Any]
 Kind = Literal["cpu", "cuda"]

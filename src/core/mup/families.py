@@ -25,6 +25,9 @@ from core.mup.source import source_of
 from core.train.seeds import generator
 
 PIXELS, PATCH = 8, 2
+ADDED = ("norm1", "adaln", "attn2", "skip", "norm_out", "attn.norm", "attn.add", "proj_out_1")
+"""In the names of modules that a plain transformer lacks: modulation, cross-attention, long skips,
+joint attention."""
 TEXT_TOKENS, TEXT_WIDTH = 6, 32
 HEAD_DIM = 16
 

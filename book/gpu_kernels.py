@@ -17,7 +17,7 @@
 # fast they are on a GPU, only a GPU can say: what is committed about that stands in the last table of
 # each, or its absence does.
 #
-# Download this page as {download}`script <kernels.py>` or {download}`notebook <kernels.ipynb>`.
+# Download this page as {download}`script <gpu_kernels.py>` or {download}`notebook <gpu_kernels.ipynb>`.
 
 # %% tags=["parameters"]
 seed: int = 1  # of everything sampled
