@@ -118,6 +118,18 @@ def test_a_power_law_has_the_slope_of_its_exponent():
     assert flat.failures()[1].startswith("mean|x_t - x_0| of out after 1 steps has slope -0.50")
 
 
+def test_the_slopes_of_a_step_fit_a_terminal_below_their_headings():
+    widths = (2, 4, 8, 16)
+    size = np.array([[[[w**-10.25, 3.0, w**0.5]] * 3 for w in widths]])
+    moved = size.copy()
+    moved[:, :, 0] = 0  # before any update
+    text = Coordinates(widths, ("a", "b", "out"), size, moved, np.ones((1, 4, 3))).as_text()
+    heading, first, *_, last = text.splitlines()
+    assert {len(line) for line in (heading, first, last)} == {80}
+    assert first.split() == ["0", "+0.00", "-10.25", "+0.50", "-"]
+    assert last.split() == ["2", *["+0.00", "-10.25", "+0.50"] * 2]
+
+
 def test_a_width_that_diverges_is_a_failure_not_a_gap():
     bad = Coordinates(
         (2, 4),
@@ -177,6 +189,19 @@ def test_too_little_to_tell_is_refused():
         coord_check(made, toy_loss, widths=(8, 16, 32), lr=0.1)
     with pytest.raises(ValueError, match="two steps and one seed"):
         coord_check(made, toy_loss, widths=(8, 16, 32, 64), lr=0.1, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("lr", "loss"),
+    [(0.0, toy_loss), (0.1, lambda model, seed: (model(inputs(seed)) * 0).sum())],
+    ids=["no rate", "a loss that depends on nothing"],
+)
+def test_where_nothing_moves_there_is_nothing_to_tell(lr, loss):
+    made = plan(Toy, {"width": 16}, base={"width": 8})
+    with pytest.raises(
+        ValueError, match=f"no module below the readout moved in 3 steps at {lr=:g}:"
+    ):
+        coord_check(made, loss, widths=(8, 16, 32, 64), lr=lr, seeds=1)
 
 
 def test_a_model_without_a_readout_is_refused():

@@ -121,13 +121,11 @@ class Coordinates:
             raise AssertionError("not flat in the width: " + "; ".join(failures[:4]) + more)
 
     def as_text(self) -> str:
-        """Return a line a step: median, least and greatest slope of both."""
-        lines = [
-            "step   mean|x|: median  least  greatest    mean|x_t - x_0|: median  least  greatest"
-        ]
+        """Return a line a step: median, least and greatest slope of both; 80 columns."""
+        lines = ["step   mean|x|: median     min     max   mean|x_t - x_0|: median     min     max"]
         both = zip(self.slopes("size"), self.slopes("moved"), strict=True)
         for step, (size, moved) in enumerate(both):
-            lines.append(f"{step:4}   {_three(size):>31}    {_three(moved):>39}")
+            lines.append(f"{step:4}{_three(size):>34}{_three(moved):>42}")
         return "\n".join(lines)
 
 
@@ -150,8 +148,8 @@ def coord_check(
         **how: `seeds`, `steps`, `recipe`, `device`, `optimizer`, `rule` of `compare`.
 
     Raises:
-        ValueError: fewer than four widths, two steps or one seed, or a plan with several width
-            keys.
+        ValueError: fewer than four widths, two steps or one seed, a plan with several width keys,
+            or nothing below the readout moves.
     """
     if len(plan.given) != 1:
         raise ValueError(f"want a plan with one key in base, got {', '.join(plan.given)}")
@@ -192,7 +190,7 @@ def compare(
         rule: the optimizer's name in `plan.groups`.
 
     Raises:
-        ValueError: fewer than two steps, or no seed.
+        ValueError: fewer than two steps, no seed, or nothing below the readout moves.
     """
     if steps < 2 or seeds < 1:
         raise ValueError(f"want two steps and one seed at least, got {steps=}, {seeds=}")
@@ -211,6 +209,11 @@ def compare(
     # and what training does not reach, such as the waves of a timestep, has no move to judge
     still = (moved[:, :, -1] == 0).all(axis=(0, 1))
     kept = [i for i in sorted(distinct) if not still[i]]
+    if len(kept) < 2:
+        raise ValueError(
+            f"no module below the readout moved in {steps} steps at {lr=:g}: a check needs a "
+            "learning rate that moves them, and a loss that depends on what they return"
+        )
     modules = tuple(names[i] for i in kept)
     return Coordinates(tuple(plans), modules, size[..., kept], moved[..., kept], values)
 
@@ -348,4 +351,4 @@ def _three(slopes: NDArray[np.float64]) -> str:
     known = slopes[~np.isnan(slopes)]
     if not known.size:
         return "-"
-    return f"{np.median(known):+8.2f}  {known.min():+6.2f}  {known.max():+8.2f}"
+    return f"{np.median(known):+8.2f}{known.min():+8.2f}{known.max():+8.2f}"
