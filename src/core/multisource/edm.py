@@ -8,7 +8,7 @@ noise level:
     ln sigma       ~ N(P_mean, P_std^2)
 
 of d pixels. The weight is 1 / c_out^2, so that the loss is that of F itself: a model that knows
-nothing but the variance `sigma_data`^2 has loss 1 at every level, if the pixels were independent.
+nothing but the variance sigma_data^2 has loss 1 at every level, if the pixels were independent.
 
 Source: arXiv:2206.00364v2, Eq. (7), (8), Table 1 (right column, "Network and preconditioning"). Its
 P_mean and P_std are -1.2 and 1.2; the paper's networks are trained with EDM2's (arXiv:2312.02696),
