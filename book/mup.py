@@ -91,7 +91,7 @@ quote("mup-widest", heads[-1] * head_dim)
 # and what was tuned at the base (learning rate $\eta$, decay $\lambda$, spread $\sigma$), the
 # paper's table for Adam is
 #
-# | | fan-in | fan-out | forward | initial spread | learning rate | decay |
+# | tensor | fan-in | fan-out | forward | initial spread | learning rate | decay |
 # |---|---|---|---|---|---|---|
 # | input | | grows | 1 | $\sigma$ | $\eta$ | $\lambda$ |
 # | hidden | grows | grows | 1 | $\sigma/\sqrt{m}$ | $\eta/m$ | $\lambda m$ |
