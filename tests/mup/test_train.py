@@ -302,7 +302,9 @@ def test_fsdp2_goes_on_with_what_a_plain_run_began(here):
 def test_a_killed_run_resumes_to_the_bit(here):
     asked = f"{FAST} --data latents --steps 60 --save-every 3 --out killed"
     command = [sys.executable, "-m", "core.mup.train", *shlex.split(asked)]
-    process = subprocess.Popen(command, env=os.environ, stderr=subprocess.DEVNULL)
+    # sums differ in their last digit with the number of threads, which other tests may have set
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, env=os.environ | threads, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 100
     while not checkpoints(here / "killed" / "checkpoints") and time.monotonic() < deadline:
         time.sleep(0.02)
