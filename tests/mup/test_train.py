@@ -298,13 +298,21 @@ def test_fsdp2_goes_on_with_what_a_plain_run_began(here):
         assert same(weights(here / "sharded", which), weights(here / "out", which))
 
 
+@pytest.fixture
+def one_thread():
+    """Sums differ in their last digit with the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_the_bit(here):
+def test_a_killed_run_resumes_to_the_bit(here, one_thread):
     asked = f"{FAST} --data latents --steps 60 --save-every 3 --out killed"
     command = [sys.executable, "-m", "core.mup.train", *shlex.split(asked)]
-    # sums differ in their last digit with the number of threads, which other tests may have set
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, env=os.environ | threads, stderr=subprocess.DEVNULL)
+    alone = {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=os.environ | alone, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 100
     while not checkpoints(here / "killed" / "checkpoints") and time.monotonic() < deadline:
         time.sleep(0.02)
