@@ -78,6 +78,7 @@ def test_a_network_too_large_for_a_float_has_a_logarithm():
     ("call", "message"),
     [
         (lambda: GaussianFamily(d=3, d1=4, B=1), "d1 <= d"),
+        (lambda: GaussianFamily(d=3, d1=1, B=0), "B > 0"),
         (lambda: FAMILIES[0].dim(0, multi=True), "K >= 1"),
         (lambda: FAMILIES[0].log_bracket(2, multi=True)(np.array(2.0)), r"eps in \(0, 1\]"),
     ],

@@ -14,6 +14,7 @@ tokens or coordinates, `M` values of a token.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,23 +24,23 @@ from core.multisource._checks import at_least
 from core.multisource.bounds import Array, LogBracket
 
 
-class Family:
+class Family(ABC):
     """What the three have in common."""
 
     @property
+    @abstractmethod
     def shared(self) -> int:
         """Parameters that all sources have in common."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def specific(self) -> int:
         """Parameters that each source has of its own."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def log_scale(self) -> tuple[float, float]:
         """The logarithm of `scale`, and `offset`."""
-        raise NotImplementedError
 
     @property
     def beta_sim(self) -> float:
@@ -79,6 +80,8 @@ class GaussianFamily(Family):
         at_least(0, d1=self.d1)
         if self.d1 > self.d:
             raise ValueError(f"want d1 <= d, got d1 = {self.d1}, d = {self.d}")
+        if not self.B > 0:
+            raise ValueError(f"want B > 0, the largest mean in absolute value, got {self.B}")
 
     @property
     def shared(self) -> int:
