@@ -31,3 +31,10 @@ def poisoned(monkeypatch):
 
     for name in ("empty", "empty_like"):
         monkeypatch.setattr(torch, name, poison(getattr(torch, name)))
+
+
+@pytest.fixture
+def on_the_gpu_where_there_is_one():
+    """New tensors are on it."""
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        yield

@@ -7,24 +7,18 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from core.kernels import _choice, explain
+from core.kernels import _choice, _launch, explain
 from core.kernels.activation_stats import activation_stats, reference_stats
 
 # torch's compiler uses what torch deprecates
 of_torch = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = pytest.mark.usefixtures("on_the_gpu_where_there_is_one")
 MODULE = sys.modules["core.kernels.activation_stats"]
 IMPLS = ["reference", "torch", "triton"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(), (1,), (7,), (3, 5, 7), (2, 31, 13), (131, 17)]
 
 any_impl = pytest.mark.parametrize("impl", IMPLS)
-
-
-@pytest.fixture(autouse=True)
-def _on_the_gpu_where_there_is_one():
-    with torch.device(DEVICE):
-        yield
 
 
 @pytest.fixture(autouse=True)
@@ -190,14 +184,13 @@ def test_a_named_kernel_says_what_it_wants(monkeypatch):
 
 
 def test_a_gpu_that_the_kernel_is_not_for_is_told_so(monkeypatch):
-    module = pytest.importorskip("core.kernels.activation_stats_triton")
     gpu = torch.device("cuda")
-    monkeypatch.setattr(module, "compute_capability", lambda device: 90)
-    assert module.limit(gpu, torch.float32) is None
-    assert "at most 32 bits on a GPU" in module.limit(gpu, torch.float64)
-    monkeypatch.setattr(module, "compute_capability", lambda device: 75)
+    monkeypatch.setattr(_launch, "compute_capability", lambda device: 90)
+    assert _launch.device_limit(gpu, torch.float32) is None
+    assert "at most 32 bits on a GPU" in (_launch.device_limit(gpu, torch.float64) or "")
+    monkeypatch.setattr(_launch, "compute_capability", lambda device: 75)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
-    assert "8.0 to 11.x" in module.limit(gpu, torch.float32)
+    assert "8.0 to 11.x" in (_launch.device_limit(gpu, torch.float32) or "")
 
 
 def test_it_needs_no_triton():

@@ -9,7 +9,7 @@ from core.kernels.adaln import adaln, reference_adaln
 
 # torch's compiler uses what torch deprecates
 of_torch = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = pytest.mark.usefixtures("on_the_gpu_where_there_is_one")
 IMPLS = ["reference", "torch", "triton"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 KINDS = ["gated", "no gate", "no branch"]
@@ -17,12 +17,6 @@ SHAPES = [(1, 1, 1), (7, 5, 7), (2, 31, 13), (5, 1, 18), (2, 4, 67)]
 
 any_impl = pytest.mark.parametrize("impl", IMPLS)
 any_kind = pytest.mark.parametrize("kind", KINDS)
-
-
-@pytest.fixture(autouse=True)
-def _on_the_gpu_where_there_is_one():
-    with torch.device(DEVICE):
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -15,12 +15,7 @@ from core.kernels.adaln import adaln, reference_adaln
 # torch's compiler and its forward mode use what torch deprecates
 of_torch = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@pytest.fixture(autouse=True)
-def _on_the_gpu_where_there_is_one():
-    with torch.device(DEVICE):
-        yield
+pytestmark = pytest.mark.usefixtures("on_the_gpu_where_there_is_one")
 
 
 def test_shapes_are_known_without_numbers():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 triton = pytest.importorskip("triton")
 
+from core.kernels import _launch  # noqa: E402
 from core.kernels import adaln_triton as module  # noqa: E402
 from core.kernels._choice import triton_interprets  # noqa: E402
 from core.kernels.adaln import adaln, reference_adaln  # noqa: E402
@@ -151,7 +152,7 @@ def test_the_norm_is_that_of_the_sum_as_it_is_stored():
 
 @pytest.mark.parametrize("arch", [75, 120])
 def test_a_gpu_for_which_nothing_was_compiled_is_refused(monkeypatch, arch):
-    monkeypatch.setattr(module, "compute_capability", lambda device: arch)
+    monkeypatch.setattr(_launch, "compute_capability", lambda device: arch)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
     x = torch.ones(1, 2, 3)
     with pytest.raises(ValueError, match=rf"8\.0 to 11\.x.*got {arch / 10} \(A GPU\): take impl="):
@@ -159,10 +160,10 @@ def test_a_gpu_for_which_nothing_was_compiled_is_refused(monkeypatch, arch):
 
 
 def test_float64_is_refused_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(module, "compute_capability", lambda device: 90)
+    monkeypatch.setattr(_launch, "compute_capability", lambda device: 90)
     gpu = torch.device("cuda")
-    assert "at most 32 bits on a GPU" in (module.limit(gpu, torch.float64) or "")
-    assert module.limit(gpu, torch.float32) is None
+    assert "at most 32 bits on a GPU" in (_launch.device_limit(gpu, torch.float64) or "")
+    assert _launch.device_limit(gpu, torch.float32) is None
 
 
 def test_no_tile_asks_for_more_threads_than_there_are(monkeypatch):

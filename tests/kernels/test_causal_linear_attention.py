@@ -12,14 +12,8 @@ from core.kernels.causal_linear_attention import causal_linear_attention, refere
 
 # torch's compiler and its forward mode use what torch deprecates
 of_torch = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = pytest.mark.usefixtures("on_the_gpu_where_there_is_one")
 MODULE = sys.modules["core.kernels.causal_linear_attention"]
-
-
-@pytest.fixture(autouse=True)
-def _on_the_gpu_where_there_is_one():
-    with torch.device(DEVICE):
-        yield
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)

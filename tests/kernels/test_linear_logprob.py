@@ -13,6 +13,7 @@ from core.kernels.linear_logprob import linear_logprob, reference_logprob
 # torch's compiler and its forward mode use what torch deprecates
 of_torch = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = pytest.mark.usefixtures("on_the_gpu_where_there_is_one")
 IMPLS = ["reference", "torch", "triton"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 HEADS = ["trained", "frozen"]
@@ -20,12 +21,6 @@ HEADS = ["trained", "frozen"]
 
 any_impl = pytest.mark.parametrize("impl", IMPLS)
 INF = float("inf")
-
-
-@pytest.fixture(autouse=True)
-def _on_the_gpu_where_there_is_one():
-    with torch.device(DEVICE):
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -7,14 +7,8 @@ from core.kernels import _linear_logprob_blocks as blocks
 from core.kernels.linear_logprob import linear_logprob
 
 IMPLS = ["reference", "torch", "triton"]
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = pytest.mark.usefixtures("on_the_gpu_where_there_is_one")
 any_impl = pytest.mark.parametrize("impl", IMPLS)
-
-
-@pytest.fixture(autouse=True)
-def _on_the_gpu_where_there_is_one():
-    with torch.device(DEVICE):
-        yield
 
 
 @pytest.fixture(autouse=True)

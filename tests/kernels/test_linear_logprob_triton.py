@@ -14,6 +14,7 @@ triton = pytest.importorskip("triton")
 
 import triton.language as tl  # noqa: E402
 
+from core.kernels import _launch  # noqa: E402
 from core.kernels import _linear_logprob_blocks as blocks  # noqa: E402
 from core.kernels import linear_logprob_triton as module  # noqa: E402
 from core.kernels._choice import triton_interprets  # noqa: E402
@@ -233,9 +234,9 @@ def test_no_kernel_relies_on_a_bfloat16_product(monkeypatch):
 
 def test_float64_is_for_the_interpreter_only():
     if DEVICE == "cpu":
-        assert module.limit(torch.device("cpu"), torch.float64) is None
+        assert _launch.device_limit(torch.device("cpu"), torch.float64) is None
     else:
-        said = module.limit(torch.device("cuda"), torch.float64)
+        said = _launch.device_limit(torch.device("cuda"), torch.float64)
         assert "at most 32 bits on a GPU, got float64: take impl='torch'" in (said or "")
 
 

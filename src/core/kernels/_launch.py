@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from core.kernels._choice import constant
+
 
 class Launch(NamedTuple):
     """Everything that Triton is told when a kernel is launched."""
@@ -62,3 +64,23 @@ def compute_capability(device: torch.device) -> int:
         return 90
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
+
+
+@constant
+def device_limit(device: torch.device, acc: torch.dtype | None = None) -> str | None:
+    """Return why a Triton kernel cannot serve tensors on this device, None if it can.
+
+    Args:
+        device: of the tensors.
+        acc: what a kernel computes in that has no form for float64 on a GPU.
+    """
+    arch = compute_capability(device)
+    if not 80 <= arch < 120:
+        name = torch.cuda.get_device_name(device)
+        return (
+            "impl='triton' wants compute capability 8.0 to 11.x, for which it is compiled and "
+            f"read, got {arch / 10} ({name}): take impl='torch'"
+        )
+    if acc == torch.float64 and device.type == "cuda":
+        return "impl='triton' wants at most 32 bits on a GPU, got float64: take impl='torch'"
+    return None

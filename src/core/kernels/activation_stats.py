@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.kernels._choice import Impl, Op, constant
+from core.kernels._choice import Impl, Op
+from core.kernels._launch import device_limit
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 BLOCK = 2**16
@@ -115,14 +116,7 @@ def _check(x: Tensor, x0: Tensor | None = None) -> tuple[Tensor, ...]:
 
 
 def _triton_limit(x: Tensor, *others: Tensor) -> str | None:
-    return _triton_device_limit(x.device, _acc(x, *others) if others else _acc(x, None))
-
-
-@constant
-def _triton_device_limit(device: torch.device, acc: torch.dtype) -> str | None:
-    from core.kernels.activation_stats_triton import limit
-
-    return limit(device, acc)
+    return device_limit(x.device, _acc(x, *others) if others else _acc(x, None))
 
 
 OP = Op("activation_stats", _check, {"triton": _triton_limit})

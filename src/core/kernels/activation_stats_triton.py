@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from core.kernels._launch import Example, Launch, compute_capability
+from core.kernels._launch import Example, Launch
 from core.kernels.activation_stats import in_order, joined
 
 BLOCK = 4096
@@ -50,20 +50,6 @@ def _stats_kernel(
     tl.store(to + 2, tl.where(total == total, tl.max(most, axis=0), total))
     if MOVED:
         tl.store(to + 3, tl.sum(moved, axis=0))
-
-
-def limit(device: torch.device, acc: torch.dtype) -> str | None:
-    """Return why the kernel cannot serve tensors on this device, None if it can."""
-    arch = compute_capability(device)
-    if not 80 <= arch < 120:
-        name = torch.cuda.get_device_name(device)
-        return (
-            f"impl='triton' wants compute capability 8.0 to 11.x, for which it is compiled and "
-            f"read, got {arch / 10} ({name}): take impl='torch'"
-        )
-    if acc == torch.float64 and device.type == "cuda":
-        return "impl='triton' wants at most 32 bits on a GPU, got float64: take impl='torch'"
-    return None
 
 
 def triton_stats(x: Tensor, x0: Tensor | None, acc: torch.dtype) -> Tensor:

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from core.kernels._adaln_blocks import blocked, blocked_gradients
-from core.kernels._choice import Impl, Op, constant, refuse_forward_mode
+from core.kernels._choice import Impl, Op, refuse_forward_mode
+from core.kernels._launch import device_limit
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 WIDEST = 4096
@@ -150,14 +151,7 @@ def _triton_limit(x: Tensor, *others: Tensor) -> str | None:
         return (
             f"impl='triton' wants a width of at most {WIDEST}, got {x.shape[2]}: take impl='torch'"
         )
-    return _triton_device_limit(x.device, _acc(x, *others))
-
-
-@constant
-def _triton_device_limit(device: torch.device, acc: torch.dtype) -> str | None:
-    from core.kernels.adaln_triton import limit
-
-    return limit(device, acc)
+    return device_limit(x.device, _acc(x, *others))
 
 
 OP = Op("adaln", _check, {"triton": _triton_limit})

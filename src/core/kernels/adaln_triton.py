@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from core.kernels._launch import Example, Launch, compute_capability
+from core.kernels._launch import Example, Launch
 
 TILE = 1024
 """Numbers of a tile, at least: narrow tokens share one."""
@@ -135,20 +135,6 @@ class _Tile(NamedTuple):
     D_BLOCK: int
     warps: int
     tokens: int
-
-
-def limit(device: torch.device, acc: torch.dtype) -> str | None:
-    """Return why the kernels cannot serve tensors on this device, None if they can."""
-    arch = compute_capability(device)
-    if not 80 <= arch < 120:
-        name = torch.cuda.get_device_name(device)
-        return (
-            f"impl='triton' wants compute capability 8.0 to 11.x, for which its tiles are compiled "
-            f"and read, got {arch / 10} ({name}): take impl='torch'"
-        )
-    if acc == torch.float64 and device.type == "cuda":
-        return "impl='triton' wants at most 32 bits on a GPU, got float64: take impl='torch'"
-    return None
 
 
 def triton_adaln(

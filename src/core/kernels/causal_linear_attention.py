@@ -30,7 +30,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.kernels._choice import Impl, Op, constant, refuse_forward_mode
+from core.kernels._choice import Impl, Op, refuse_forward_mode
+from core.kernels._launch import device_limit
 
 DTYPES = (
     torch.float32,
@@ -213,14 +214,7 @@ def _triton_limit(q: Tensor, k: Tensor, v: Tensor) -> str | None:
             f"impl='triton' wants a state of at most {SMALL_STATE} real numbers for {q.dtype}, "
             f"widths rounded up to powers of two, got D = {D}, M = {M}: take impl='torch'"
         )
-    return _triton_device_limit(q.device)
-
-
-@constant
-def _triton_device_limit(device: torch.device) -> str | None:
-    from core.kernels.causal_linear_attention_triton import limit
-
-    return limit(device)
+    return device_limit(q.device)
 
 
 OP = Op("causal_linear_attention", _check, {"triton": _triton_limit})

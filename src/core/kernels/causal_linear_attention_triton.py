@@ -233,18 +233,6 @@ class _Plan(NamedTuple):
         return {"COMPLEX": self.complex, "NORMALIZE": self.normalize, "REVERSE": self.reverse}
 
 
-def limit(device: torch.device) -> str | None:
-    """Return why the kernels cannot serve tensors on this device, None if they can."""
-    arch = compute_capability(device)
-    if 80 <= arch < 120:
-        return None
-    name = torch.cuda.get_device_name(device)
-    return (
-        f"impl='triton' wants compute capability 8.0 to 11.x, for which its tiles are compiled and "
-        f"read, got {arch / 10} ({name}): take impl='torch'"
-    )
-
-
 def triton_attention(
     q: Tensor,
     k: Tensor,

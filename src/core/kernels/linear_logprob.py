@@ -35,7 +35,8 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from core.kernels._choice import Impl, Op, constant, refuse_forward_mode
+from core.kernels._choice import Impl, Op, refuse_forward_mode
+from core.kernels._launch import device_limit
 from core.kernels._linear_logprob_blocks import torch_gradients, torch_logprob, wide
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -171,14 +172,7 @@ def _shapes_of(tensors: tuple[Tensor, ...]) -> str:
 
 
 def _triton_limit(hidden: Tensor, *others: Tensor) -> str | None:
-    return _triton_device_limit(hidden.device, hidden.dtype)
-
-
-@constant
-def _triton_device_limit(device: torch.device, dtype: torch.dtype) -> str | None:
-    from core.kernels.linear_logprob_triton import limit
-
-    return limit(device, dtype)
+    return device_limit(hidden.device, hidden.dtype)
 
 
 OP = Op("linear_logprob", _check, {"triton": _triton_limit})

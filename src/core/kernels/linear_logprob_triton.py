@@ -163,20 +163,6 @@ def _gradient_kernel(
 # --- on the host ------------------------------------------------------------------------------
 
 
-def limit(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return why the kernels cannot serve tensors on this device, None if they can."""
-    arch = compute_capability(device)
-    if not 80 <= arch < 120:
-        name = torch.cuda.get_device_name(device)
-        return (
-            f"impl='triton' wants compute capability 8.0 to 11.x, for which its tiles are compiled "
-            f"and read, got {arch / 10} ({name}): take impl='torch'"
-        )
-    if dtype == torch.float64 and device.type == "cuda":
-        return "impl='triton' wants at most 32 bits on a GPU, got float64: take impl='torch'"
-    return None
-
-
 def triton_logprob(
     hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None, *, parts: int | None = None
 ) -> tuple[Tensor, Tensor]:
