@@ -3,6 +3,7 @@
 import pytest
 
 from core.mup import bench
+from core.mup.coordinates import Bands
 from core.mup.source import source_of
 
 
@@ -29,3 +30,11 @@ def _size(shape):
     for n in shape:
         product *= n
     return product
+
+
+def test_the_bands_are_twice_what_a_check_of_muP_deviates_at_most():
+    """Two of the twelve seeds: no more than all of them, and no band is far from what is there."""
+    found = bench.deviations(seeds=2)
+    bands = Bands()
+    for name, largest in found.items():
+        assert getattr(bands, name) / 6 < largest <= getattr(bands, name) / 1.9

@@ -8,12 +8,14 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import fields, replace
+from math import inf
 from typing import Any
 
 import torch
 from torch import nn
 
-from core.mup.coordinates import coord_check
+from core.mup.coordinates import Bands, Coordinates, coord_check
 from core.mup.digits import draw
 from core.mup.families import FAMILIES
 from core.mup.plan import plan
@@ -45,13 +47,14 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
 
 
 def main() -> dict[str, Comparison]:
-    """Measure; about a minute."""
+    """Measure; about five minutes, most of them for the 60 checks."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         return {
             "plan() at published sizes, on the meta device": plans(),
             "a coordinate check of U-ViT, widths 64 to 512, 4 forward passes": check(),
+            "largest slopes in 60 checks of muP; `Bands` are twice these": deviations(),
         }
     finally:
         torch.set_num_threads(threads)
@@ -93,6 +96,24 @@ def check() -> Comparison:
         "ratio, least": min(ratios),
         "ratio, most": max(ratios),
     }
+
+
+def deviations(seeds: int = 12) -> Comparison:
+    """Check muP itself in all families; return the largest slopes of checks of one seed."""
+    how: dict[str, Any] = {"widths": HEADS, "lr": LR, "steps": STEPS, "seeds": seeds}
+    checks = [
+        coord_check(family.plan(heads=HEADS[-1]), family.first_loss(BATCH), **how)
+        for family in FAMILIES.values()
+    ]
+    alone = [_of_seed(check, seed) for check in checks for seed in range(seeds)]
+    names = [field.name for field in fields(Bands)]
+    ones = {name: Bands(**(dict.fromkeys(names, inf) | {name: 1.0})) for name in names}
+    return {name: max(check.excess(one) for check in alone) for name, one in ones.items()}
+
+
+def _of_seed(check: Coordinates, seed: int) -> Coordinates:
+    arrays = {name: getattr(check, name)[seed : seed + 1] for name in ("size", "moved", "loss")}
+    return replace(check, **arrays)
 
 
 class _Adapted(nn.Module):
