@@ -32,7 +32,8 @@ def _size(shape):
     return product
 
 
-def test_the_bands_are_twice_what_a_check_of_muP_deviates_at_most():
+@pytest.mark.slow
+def test_the_bands_are_twice_what_a_check_deviates_at_most():
     """Two of the twelve seeds: no more than all of them, and no band is far from what is there."""
     found = bench.deviations(seeds=2)
     bands = Bands()

@@ -43,7 +43,7 @@ class Bands:
     """How far from flat a slope may be, in octaves per octave; see `Coordinates.failures`.
 
     Each is twice the largest deviation in 60 checks of muP itself, of one seed each: five families
-    of two layers, twelve seeds, widths 64 to 512 (0.24, 0.28, 0.061 and 0.10, in this order, rounded;
+    of two layers, twelve seeds, widths 64 to 512 (0.24, 0.28, 0.061 and 0.10, in this order;
     `core.mup.bench.deviations` takes them anew).
     """
 
