@@ -53,14 +53,18 @@ def test_hand_made_gradient_is_autograd_of_the_loop(N, T, d, dtype, block):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
-def test_single_precision_is_as_good_as_in_the_loop(dtype):
-    layer, x = dense(5, dtype), draw(40, 60, 5)
+def test_single_precision_rounds_no_more_than_its_sums_do(dtype):
+    N, T = 40, 60
+    layer, x = dense(5, dtype), draw(N, T, 5)
     wide = torch.promote_types(dtype, torch.float64)
     twin = LinearSelfAttention(layer.W_PV.to(wide), layer.W_KQ.to(wide))
     truth, x = gradients(twin, x, "loop"), x.to(torch.complex64)
     ours = loss_and_gradient(layer.W_PV.detach(), layer.W_KQ.detach(), x)
-    for g, theirs, exact in zip(ours[1:], gradients(layer, x, "loop"), truth, strict=True):
-        assert worst(g, exact) < 2 * worst(theirs, exact) + 1e-6  # eps is 1.2e-7
+    # errors of a sum add up as a random walk of as many steps as it has terms, at worst one
+    # after the other: how many of them are, depends on the machine's matrix product
+    rounding = (N * (T - 2)) ** 0.5 * torch.finfo(dtype).eps
+    for g, exact in zip(ours[1:], truth, strict=True):
+        assert worst(g, exact) < rounding
 
 
 def test_the_layer_runs_on_the_op_of_the_library(monkeypatch):
