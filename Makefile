@@ -11,6 +11,9 @@ DONE := .venv/.done-$(shell cat requirements.txt pyproject.toml | cksum | cut -d
 OLD_TRITON := $(if $(filter Linux,$(shell uname)),_build/triton-3.6.0)
 # the reference of core.mup, for tests and bench; installed, it would bring what breaks diffusers
 MUP := _build/mup-1.0.0
+# two processes of one thread each; files, and with them notebooks, stay whole
+PARALLEL := OMP_NUM_THREADS=1 $(RUN)
+SPREAD := -n 2 --dist loadfile
 SITE_DONE := .venv-site/.done-$(shell cksum < requirements-site.txt | cut -d' ' -f1)
 
 # Render the committed notebooks with the programs in $(1). All pages are read anew: Sphinx would
@@ -39,9 +42,9 @@ test: $(DONE) $(OLD_TRITON) $(MUP) ## all checks: style, types, tests, the commi
 	.venv/bin/pyright --pythonpath $(RUN)
 	$(RUN) -m core.batch check
 	$(call render,.venv/bin)
-	PYTHONPATH=$(MUP) $(RUN) -m pytest
+	PYTHONPATH=$(MUP) $(PARALLEL) -m pytest $(SPREAD)
 	$(if $(OLD_TRITON),PYTHONPATH=$(OLD_TRITON) $(RUN) -m core.kernels.aot)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
+	$(PARALLEL) -m pytest $(SPREAD) --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
 		book/*.ipynb
 
 lab: $(DONE) ## work on copies of the chapters in _build/lab; a copy that is there stays
