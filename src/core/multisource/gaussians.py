@@ -146,10 +146,11 @@ def expected(setting: Setting, nodes: int = 64) -> Expected:
         raise ValueError(f"want tau = 0, where errors are known, got {setting.tau}: simulate it")
     d, d1, n = setting.d, setting.d1, setting.n
     single = multi = 0.0
-    for weight in setting.p_Y:
+    for weight, sources in zip(*np.unique(setting.p_Y, return_counts=True), strict=True):
         n_k, p = _counts(n, float(weight)) if setting.K > 1 else (np.array([n]), np.ones(1))
-        single += weight * p @ _expected_tv(d, 1 / n_k, 0, 1 / n, nodes)
-        multi += weight * p @ _expected_tv(d1, 1 / n_k, d - d1, 1 / n, nodes)
+        p = sources * weight * p
+        single += p @ _expected_tv(d, 1 / n_k, 0, 1 / n, nodes)
+        multi += p @ _expected_tv(d1, 1 / n_k, d - d1, 1 / n, nodes)
     return Expected(float(single), float(multi))
 
 

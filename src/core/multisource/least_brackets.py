@@ -53,12 +53,15 @@ def least_brackets(p: ArrayLike, eps: float) -> int:
     if not eps > 0:
         raise ValueError(f"want eps > 0, got {eps}")
     m = len(p)
-    sets = np.arange(1, 2**m)[:, None] >> np.arange(m) & 1
-    tops = np.zeros((len(sets), *p.shape[1:]))
-    for member, belongs in zip(p, sets.T, strict=True):
-        np.maximum(tops, np.where(belongs[:, None, None] == 1, member, 0), out=tops)
+    every, bit = np.arange(2**m), 1 << np.arange(m)
+    belongs = every[:, None] & bit > 0
+    tops = np.zeros((len(every), *p.shape[1:]))
+    for i in range(m):
+        np.maximum(tops, np.where(belongs[:, i, None, None], p[i], 0), out=tops)
     # the gap to a member is the maximum's mass less one, for each source
     fits = (tops.sum(2) - 1 <= eps + 1e-12).all(1)
-    covers = LinearConstraint(sets[fits].T, lb=1)
-    found = milp(np.ones(fits.sum()), integrality=1, bounds=(0, 1), constraints=covers)
+    larger = (fits[every[:, None] | bit] & ~belongs).any(1)
+    sets = belongs[fits & ~larger]  # the others are no better
+    covers = LinearConstraint(sets.T, lb=1)
+    found = milp(np.ones(len(sets)), integrality=1, bounds=(0, 1), constraints=covers)
     return round(found.fun)
