@@ -10,13 +10,13 @@
 # # One model for many sources
 #
 # Classes, languages, scanners, subjects: should each source of data have a generative model of its own,
-# or one model be told which source it is to imitate? {cite:t}`wang2025multisource` bound the error of
+# or should one model be told which source to imitate? {cite:t}`wang2025multisource` bound the error of
 # both ways in total variation, and find the bound of the joint model smaller by
 # $\sqrt{1 - \frac{K-1}{K}\beta}$, where $\beta$ is the share of the parameters that the $K$ sources have
 # in common. The guarantee is true and loose. The ratio is nearly that of the *errors* in regular
-# families that hold; networks, whose weights data cannot tell apart, gain far less than the count of
-# their parameters says. And that something is shared *exactly* matters more than how much: where it
-# differs by one standard error of what a single source tells, the joint model gains nothing.
+# families that hold; in the networks tried here sharing gains less than the count of their parameters
+# says. Sources need not share exactly, but nearly: where they differ by one standard error of a single
+# source's estimate, the joint model of Gaussians gains nothing.
 #
 # *The paper* has simulations of Gaussians and of autoregressive networks, and diffusion models of
 # ImageNet classes on eight GPUs. *Here* total variation is computed, not estimated, wherever that is
@@ -42,7 +42,7 @@ network_width: int = 16  # of their hidden layers
 network_layers: int = 3  # L
 network_K: list[int] = [3, 10]  # sources
 network_n: int = 5000  # samples, of all sources together
-network_reps: int = 6  # data sets
+network_reps: int = 8  # data sets, and truths
 network_steps: int = 1000  # of Adam
 network_lr: float = 2e-2  # its first learning rate
 lemma_draws: int = 100  # networks on which the lemmas are tried
@@ -51,7 +51,7 @@ share_K: int = 5  # its sources
 share_n_k: int = 100  # samples of each
 n_k: int = 20  # training images of each source
 runs: int = 4  # splits of the images, and starts of the networks
-steps: int = 800  # of Adam
+steps: int = 1000  # of Adam
 width: int = 96  # of the denoiser's hidden layers
 samples: int = 60  # images drawn of each of the closest sources and run
 many: bool = False  # also all ten digits
@@ -61,7 +61,6 @@ image_size: int = 64  # pixels of a side
 channels: list[int] = [64, 128]  # of the U-Net that learns them, level by level
 
 # %% tags=["hide-input", "inputs"]
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -118,7 +117,7 @@ quote("multisource-n-k", n_k)
 # an integral over chi squares and the random sizes $n_k$. The published numbers can be had back all the
 # same, from the five seeds of the code:
 
-# %%
+# %% tags=["remove-stdout"]
 panels = published.settings()
 theirs = published.FIGURE_1
 again = {name: [published.mean_of_seeds(s) for s in p] for name, p in panels.items()}
@@ -130,13 +129,13 @@ apart = max(
     for a, b in zip(ours, paper, strict=True)
 )
 off = max(
-    abs(paper.multi / truth.multi - 1)
+    abs(printed / truth - 1)
     for name in panels
-    for paper, truth in zip(theirs[name], exact[name], strict=True)
+    for paper, known in zip(theirs[name], exact[name], strict=True)
+    for printed, truth in zip(paper, known, strict=True)
 )
 quote("multisource-apart", f"{apart:.0e}")
 quote("multisource-off", 100 * off)
-print(f"largest difference to the published numbers: {apart:.1e}")
 
 # %% mystnb={"figure": {"caption": "The paper's Figure 1: lines are exact expectations, dots the published means over five seeds. Upper lines and dots: each source alone; lower ones: all sources together. Left: sources; middle: samples; right: shared part.", "name": "multisource-figure-1"}, "image": {"alt": "Three panels. Error rises with the number of sources, falls with the number of samples, and that of the multi-source estimate falls with the shared part; black dots lie close to the lines."}}
 fig, axes = figure(columns=3, height=3.2)
@@ -159,8 +158,8 @@ _ = axes[0].legend()
 
 # %% [markdown]
 # The seeds give the printed numbers back within {glue:text}`multisource-apart`. A printed point is off its
-# expectation by up to {glue:text}`multisource-off:.0f` %, since five draws of 500 points are what it
-# rests on.
+# expectation by up to {glue:text}`multisource-off:.0f` %: it rests on five data sets, and 500 test points in
+# each.
 #
 # (multisource-e7)=
 
@@ -190,8 +189,9 @@ ledger.record(
 
 # %% [markdown]
 # The exponents of the paper's bracketing numbers, $Kd$ and $(K-1)d_1 + d$, are $n$ times the mean squared errors
-# of the two estimates, so the rates $\sqrt{Kd/n}$ and $\sqrt{((K-1)d_1+d)/n}$ are the errors' own. What a
-# bound cannot give is the constant: $1/\sqrt{2\pi} = 0.399$ for many dimensions.
+# of the two estimates, where sources are of one size, so the rates $\sqrt{Kd/n}$ and
+# $\sqrt{((K-1)d_1+d)/n}$ are the errors' own. What the bound does not give is the constant:
+# $1/\sqrt{2\pi}$ for many dimensions, a little less for few.
 
 # %%
 ns = np.geomspace(1e3, 1e5, 5).astype(int)
@@ -234,12 +234,14 @@ ledger.record(
 #
 # Theorem 3.2 bounds $R_{TV}$ with probability $1 - \delta$ by $3 \sqrt{(\log N(1/n) + \log
 # 1/\delta)/n}$, $N$ the bracketing number of the class that is fitted. Total variation is at most one, so a
-# bound above one says nothing. With the smallest box that holds the paper's means ($B = K$) and $\delta = 0.05$,
-# beside the 95 % quantile of the error itself:
+# bound above one says nothing. With the smallest box that holds the paper's means ($B = K$) and the $\delta$ of 5 %,
+# beside the 95 % quantile of the error itself. (The means used are not held inside the box; projecting onto
+# it would only lessen the error.)
 
 # %% tags=["remove-stdout"]
 rows = []
-for s in {s: None for p in panels.values() for s in p}:
+larger = [Setting(5, 20_000), Setting(5, 100_000)]  # where the bound is below one
+for s in [*dict.fromkeys(s for p in panels.values() for s in p), *larger]:
     family = GaussianFamily(d=s.d, d1=s.d1, B=s.K)
     errors = simulate(s, reps, generator(seed, s.K, s.n, s.d1), device="cpu")
     for way in ("single", "multi"):
@@ -251,13 +253,16 @@ for s in {s: None for p in panels.values() for s in p}:
         )
 most = np.array([r[3] for r in rows])
 quantile, bound, tightened = (np.array([r[i] for r in rows]) for i in (2, 4, 5))
-loose = bound / quantile
-tighter = bound / tightened
-vacuous = int((bound >= 1).sum())
+loose, tighter = bound / quantile, bound / tightened
+vacuous, could = int((bound[:-4] >= 1).sum()), int((bound < 1).sum())
 quote("multisource-loose", f"{loose.min():.0f} to {loose.max():.0f}")
-quote("multisource-vacuous", f"{vacuous} of {len(rows)}")
+quote("multisource-vacuous", f"{vacuous} of {len(rows) - 4}")
+quote("multisource-could", f"{could} of {len(rows)}")
 quote("multisource-tighter", f"{tighter.min():.2f} to {tighter.max():.2f}")
-quote("multisource-still-vacuous", f"{int((tightened >= 1).sum())} of {len(rows)}")
+quote(
+    "multisource-still-vacuous",
+    f"{int((tightened[:-4] >= 1).sum())} of {len(rows) - 4}",
+)
 
 # %%
 wide = GaussianFamily(d=10, d1=5, B=5)
@@ -269,7 +274,7 @@ for way in ("single", "multi"):
 for (way, which), n in starts.items():
     print(f"{way:6} {which} is below 1 from n = {n:,}")
 
-# %% mystnb={"figure": {"caption": "Five sources in ten dimensions, half of them shared: the guarantee as printed, the same proof with its free number chosen best, and the 95 % quantile of the error. Above the grey line a bound says nothing.", "name": "multisource-bounds"}, "image": {"alt": "Three pairs of falling lines on double logarithmic axes; the printed bound is highest, the tightened one lower by a factor of two and a half, and the error a factor of twenty lower than the printed one."}}
+# %% mystnb={"figure": {"caption": "Five sources in ten dimensions, half of them shared: the guarantee as printed, the same proof with its free number chosen best, and the 95 % quantile of the error. Above the grey line a bound says nothing.", "name": "multisource-bounds"}, "image": {"alt": "Three pairs of falling lines on double logarithmic axes; the printed bound is highest, the tightened one lower, and the error far below both."}}
 fig, (ax,) = figure()
 grid = np.geomspace(100, 100_000, 13).astype(int)
 for way, style in (("single", "--"), ("multi", "-")):
@@ -298,9 +303,10 @@ ax.set(xscale="log", yscale="log", xlabel="samples n", ylabel="$R_{TV}$")
 _ = ax.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
 
 # %% [markdown]
-# No replication exceeds its bound, which is {glue:text}`multisource-loose` times the quantile that it
-# bounds; in {glue:text}`multisource-vacuous` of the settings of Figure 1 it is above one. Part of that is free
-# to mend: the proof goes through
+# No replication exceeds its bound. Most could not: of the two bounds of each setting of Figure 1
+# {glue:text}`multisource-vacuous` are above one, and with two larger $n$ {glue:text}`multisource-could` can be
+# exceeded at all. A bound is {glue:text}`multisource-loose` times the quantile that it bounds. Part of that
+# is free to mend: the proof goes through
 #
 # $$ R_{TV} \le \tfrac12 \sqrt{(\epsilon+4)\epsilon + 2(\epsilon+2)\left(\epsilon + \tfrac2n \log
 # (N(\epsilon)/\delta)\right)} \qquad (12) $$
@@ -317,10 +323,11 @@ ledger.record(
     "Thm. 3.2",
     "R_TV <= 3 sqrt((log N(1/n) + log 1/delta) / n) with probability 1 - delta",
     paper="proved",
-    here=f"never exceeded in {len(rows)} x {reps:,} replications; {loose.min():.0f} to "
-    f"{loose.max():.0f} times the 95 % quantile, above 1 in {vacuous} of {len(rows)} cases",
+    here=f"never exceeded in {reps:,} replications of each of the {could} cases in which it is "
+    f"below 1 (above in {len(rows) - could}); {loose.min():.0f} to {loose.max():.0f} times the "
+    "95 % quantile",
     verdict="holds"
-    if (most < bound).all() and (most < tightened).all()
+    if could and (most < bound).all() and (most < tightened).all()
     else "not seen",
     expected="holds",
 )
@@ -329,7 +336,8 @@ ledger.record(
 # Proposition 3.3, $N^{multi} \le N^{single}$, is a statement about the numbers themselves, of which the
 # formulas are bounds. For a class of a few members the number can be computed: a set of members has a
 # bracket if its maximum is one, and the least number of sets that cover the class is an integer
-# program. Two sources of two bits, the first with its own probability, the second shared or not:
+# program. Two sources of two bits: the first bit's probability is each source's own, the second's is common
+# or not.
 
 # %%
 phi, psi = np.array([0.3, 0.5]), np.array([0.4, 0.6])
@@ -374,10 +382,10 @@ ledger.record(
     "multi-source training has the sharper guarantee where the model holds",
     paper="proved, as a comparison of upper bounds",
     here=f"bound at most single's in {int((pairs[:, 1] <= pairs[:, 0]).sum())} of {len(pairs)} "
-    f"settings, and so the exact error in {len(below) + len(equal)} of "
+    f"settings, and so the exact error in {sum(below) + sum(equal)} of "
     f"{sum(map(len, panels.values()))}",
     verdict="holds"
-    if (pairs[:, 1] <= pairs[:, 0]).all() and all(below)
+    if (pairs[:, 1] <= pairs[:, 0]).all() and all(below) and all(equal)
     else "not seen",
     expected="holds",
 )
@@ -455,8 +463,8 @@ ledger.record(
 # %% [markdown]
 # ## The law behind the bound
 #
-# For any regular family that contains the truth in its interior, the estimate is off by $\Delta \sim \mathcal
-# N(0, I^{-1}/n)$ and total variation by half the mean of $|s^\top \Delta|$, $s$ the score:
+# For a regular family of identifiable parameters with the truth in its interior, the estimate is off by $\Delta \sim \mathcal
+# N(0, I^{-1}/n)$ in the limit and total variation by half the mean of $|s^\top \Delta|$, $s$ the score:
 #
 # $$ \sqrt n\, \mathbb E R_{TV} \to \frac{1}{\sqrt{2\pi}}\, \mathbb E_{x,y} \sqrt{s^\top I^{-1} s} \le
 # \sqrt{\frac{\dim}{2\pi}} $$
@@ -465,10 +473,10 @@ ledger.record(
 # its ratio for two families is what sharing gains, where $\sqrt{1 - \frac{K-1}{K}\beta}$ counts
 # parameters. Two convex families, whose maximum of the likelihood is found by Newton's method and whose
 # outcomes can be enumerated, try both: binary sequences of {glue:text}`multisource-tokens` tokens with
-# logistic conditionals, some of whose weights are shared, and energies on the unit square that are sums of
+# logistic conditionals, some of whose weights, but no offsets, are shared, and energies on the unit square that are sums of
 # cosines, on a grid of cells.
 
-# %%
+# %% tags=["remove-stdout"]
 quote("multisource-tokens", tokens)
 convex = {}
 for K in convex_K:
@@ -490,7 +498,7 @@ for K in convex_K:
         laws = {multi: family.law(theta, multi=multi) for multi in (False, True)}
         convex[K, part] = (family.beta_sim, errors, laws)
 
-# %% tags=["remove-stdout"]
+# %% tags=["hide-input", "remove-stdout"]
 table = []
 for (K, part), (beta, errors, laws) in convex.items():
     mean = {multi: float(e.mean()) for multi, e in errors.items()}
@@ -517,6 +525,7 @@ law_noise = max(
     for e in c[1].values()
 )
 quote("multisource-of-law", 100 * of_law)
+quote("multisource-law-noise", 100 * law_noise)
 quote("multisource-of-ratio", 100 * of_ratio)
 quote("multisource-rate-ar", 100 * rate_gap["sequences"])
 quote("multisource-rate-ebm", 100 * rate_gap["energies"])
@@ -525,9 +534,8 @@ quote("multisource-rate-ebm", 100 * rate_gap["energies"])
 fig, (ax,) = figure(height=4.0)
 for part, colour in ((0.5, "exact"), (0.9, "limit"), ("energies", "measured")):
     mine = [row for row in table if row[1] == part]
-    name = (
-        "energies" if part == "energies" else f"sequences, {part:.0%} of weights shared"
-    )
+    kind = "energies" if part == "energies" else "sequences"
+    name = rf"{kind}, $\beta$ = {mine[0][2]:.2f}"
     ys, bars = [row[5] for row in mine], [2 * row[6] for row in mine]
     ax.errorbar(
         [r[7] for r in mine], ys, bars, fmt="o", color=COLOURS[colour], label=name
@@ -539,8 +547,8 @@ ax.set(xlabel="predicted ratio", ylabel="measured ratio")
 _ = ax.legend()
 
 # %% [markdown]
-# The mean errors agree with the law within {glue:text}`multisource-of-law:.1f` %, their ratios within
-# {glue:text}`multisource-of-ratio:.1f` %. Counting parameters is off by up to {glue:text}`multisource-rate-ar:.0f` % for
+# The mean errors agree with the law within {glue:text}`multisource-of-law:.1f` % (standard errors of up to
+# {glue:text}`multisource-law-noise:.1f` %), their ratios within {glue:text}`multisource-of-ratio:.1f` %. Counting parameters is off by up to {glue:text}`multisource-rate-ar:.0f` % for
 # the sequences and {glue:text}`multisource-rate-ebm:.0f` % for the energies. For the Gaussians:
 
 # %%
@@ -561,6 +569,18 @@ falls = all(
 )
 by_sources = [expected(Setting(K, 1000)) for K in (1, 2, 4, 8, 16)]
 by_sources = [e.multi / e.single for e in by_sources]
+steady = [e.multi / e.single for e in by_n]
+of_bounds, of_counts = [], []
+for s, _ in grid:
+    family = GaussianFamily(d=s.d, d1=s.d1, B=s.K)
+    multi, single = (
+        tv_bound(family.log_bracket(s.K, multi=m), s.n) for m in (True, False)
+    )
+    rate = bound_ratio(s.K, s.beta_sim)
+    of_bounds.append(abs(multi / single / rate - 1))
+    counted_dims = family.dim(s.K, multi=True) / family.dim(s.K, multi=False)
+    of_counts.append(abs(np.sqrt(counted_dims) / rate - 1))
+print(f"5 sources, n = 1,000 to 100,000: ratio {min(steady):.4f} to {max(steady):.4f}")
 print(
     f"up to 15 sources: within {100 * gaussian_gap:.1f} %; 200 sources: {100 * far:+.1f} %"
 )
@@ -569,21 +589,21 @@ print(
 # (multisource-e6)=
 
 # %% tags=["hide-input"]
-furthest = max(gaussian_gap, *rate_gap.values())
 ledger.record(
     "multisource-e6",
     "Sec. 4",
     "multi over single is sqrt(1 - (K-1) beta / K), falling in K and beta",
     paper="ratio of upper bounds, without logarithms",
-    here=f"ratio of errors: within {100 * gaussian_gap:.1f} % (Gaussians, K <= 15; {100 * far:+.0f} % "
-    f"at K = 200), {100 * rate_gap['sequences']:.0f} % (sequences), "
-    f"{100 * rate_gap['energies']:.0f} % (energies)",
-    verdict="holds at this scale"
-    if furthest < 0.15 and falls and np.all(np.diff(by_sources) < 0)
+    here=f"exponents: exactly; bounds: within {100 * max(of_bounds):.1f} %; errors: {100 * gaussian_gap:.1f} % (Gaussians, "
+    f"K <= 15; {100 * far:+.0f} % at K = 200), {100 * rate_gap['sequences']:.0f} % (sequences), "
+    f"{100 * rate_gap['energies']:.0f} % (energies); networks see e9",
+    verdict="holds"
+    if max(of_counts) < 1e-12
+    and max(of_bounds) < 0.02
+    and falls
+    and np.all(np.diff(by_sources) < 0)
     else "not seen",
-    expected="holds at this scale",
-    error=2 * max(row[6] / row[5] for row in table),
-    needs=0.03,
+    expected="holds",
 )
 
 # %% [markdown]
@@ -601,27 +621,29 @@ for K, part, beta, mean, law, *_ in table:
 # %% [markdown]
 # ## The paper's networks
 #
-# Definition 4.2 is a ReLU network of codes of tokens and of the source. All prefixes together are its
-# contexts, so that counts are the whole data, and the joint law of all sequences follows exactly. Two
-# truths: a network of the same kind, drawn at random (the model holds), and unrelated sources, drawn
-# from a Dirichlet law (it does not). Whether the maximum of the likelihood was found is not known for a
-# network, but a fit that is less likely than the truth is certainly not one: the last column is the share of
-# fits that are more likely.
+# Definition 4.2 is a ReLU network of codes of tokens and of the source. A context is a prefix of a
+# sequence. How often each token followed each prefix is all that the likelihood needs, so training uses
+# counts, and the law of whole sequences is exact. Two kinds of truth, one drawn for each data set: a network of the
+# class (the model holds), and unrelated sources of a Dirichlet law (it does not). Whether the maximum of the
+# likelihood was found is not known for a network. Where the truth is in the class, a fit that is less
+# likely than the truth cannot be the maximum; the last column is the share of fits that are more likely. For
+# unrelated sources this decides nothing.
 
 # %% tags=["remove-stdout"]
 arm = Arm(network_D, d_e=8, L=network_layers, W=network_width)
-teacher = replace(arm, gain=2.0)
-fits = {}
+fits, bits = {}, {}
 for truth in ("network", "unrelated"):
     for K in network_K:
         rng = generator(seed, 4, K)
         if truth == "network":
-            drawn = ensemble.start(teacher, 1, K, seed, dtype=torch.float64)
-            p = teacher.joint(teacher.log_probs(drawn))[0]
+            drawn = ensemble.start(arm, network_reps, K, seed, dtype=torch.float64)
+            p = arm.joint(arm.log_probs(drawn))  # [network_reps, K, sequences]
         else:
-            p = torch.from_numpy(rng.dirichlet(np.ones(2**network_D), size=K))
-        counts = draw_counts(p, network_n, network_reps, rng)
-        reached = -(counts * p.log()).sum((1, 2)) / network_n
+            p = rng.dirichlet(np.ones(2**network_D), size=(network_reps, K))
+            p = torch.from_numpy(p)
+        bits[truth, K] = float(-torch.special.xlogy(p, p).sum(2).mean() / np.log(2))
+        counts = torch.cat([draw_counts(each, network_n, 1, rng) for each in p])
+        reached = -torch.special.xlogy(counts, p).sum((1, 2)) / network_n
         for multi in (False, True):
             fitted = ensemble.fit(
                 arm,
@@ -629,39 +651,39 @@ for truth in ("network", "unrelated"):
                 multi=multi,
                 steps=network_steps,
                 lr=network_lr,
-                seed=seed,
+                seed=seed + 1,
             )
             q = arm.joint(fitted.log_probs.cpu())
-            loss = (
-                -torch.where(counts > 0, counts * q.log(), 0.0).sum((1, 2)) / network_n
-            )
-            error = enumerated_tv(q, p.expand_as(q)).value.mean(1).numpy()
+            loss = -torch.special.xlogy(counts, q).sum((1, 2)) / network_n
+            error = enumerated_tv(q, p).value.mean(1).numpy()
             fits[truth, K, multi] = (error, float((loss < reached).double().mean()))
-        fits[truth, K, "histogram"] = histogram_law(p).error(network_n)
 learnt = arm.family(fitted.parameters)
 arm_bound = tv_bound(learnt.log_bracket(network_K[-1], multi=True), network_n)
-for (truth, K, multi), value in fits.items():
-    if multi != "histogram":
-        name = f"multisource-{truth}-{K}-{'multi' if multi else 'single'}"
-        quote(name, f"{value[0].mean():.3f}")
+gains = {at: interval(1 - fits[*at, True][0] / fits[*at, False][0]) for at in bits}
+promised = {K: 1 - bound_ratio(K, learnt.beta_sim) for K in network_K}
 quote("multisource-arm-bound", arm_bound)
+quote("multisource-network-tokens", network_D)
+quote(
+    "multisource-promised", " and ".join(f"{100 * g:.0f} %" for g in promised.values())
+)
 
 # %%
-for truth in ("network", "unrelated"):
-    for K in network_K:
-        single, multi = fits[truth, K, False], fits[truth, K, True]
-        print(
-            f"{truth:9} K {K:2}: single {single[0].mean():.3f}, multi {multi[0].mean():.3f}, "
-            f"ratio {multi[0].mean() / single[0].mean():.2f} (rate {bound_ratio(K, learnt.beta_sim):.2f}), "
-            f"frequencies {fits[truth, K, 'histogram']:.3f}; better than the truth {single[1]:.0%}, {multi[1]:.0%}"
-        )
+for (truth, K), gain in gains.items():
+    single, multi = fits[truth, K, False], fits[truth, K, True]
+    print(
+        f"{truth:9} K {K:2}, {bits[truth, K]:.1f} of {network_D} bits: single {single[0].mean():.3f}, multi "
+        f"{multi[0].mean():.3f}, lower by {gain.mean:.0%} ({gain.low:.0%} to {gain.high:.0%}); "
+        f"more likely than the truth {single[1]:.0%}, {multi[1]:.0%}"
+    )
 
 # %% [markdown]
-# The number of shared parameters promises a ratio that the networks do not show. The class counts all $d_e$ numbers of a source's
-# embedding, but a source enters through one number alone, the sigmoid of its code; and what a network can
-# learn from $n$ samples is not counted by its weights. For unrelated sources sharing is a
-# constraint that the truth does not meet. The bound itself is {glue:text}`multisource-arm-bound:.0f` here; for the sizes and
-# the $n$ of the paper's Table 4 it is, with the smallest box there can be ($B = 1$):
+# The count of parameters would have sharing gain {glue:text}`multisource-promised`, which is more than is seen.
+# The rate is a ratio of upper bounds and promises nothing about errors. The class counts all
+# $d_e$ numbers of a source's embedding, but a source enters through one number alone, the sigmoid of its code,
+# and weights that data cannot tell apart are counted each. For unrelated sources the joint model errs more; how
+# much of that is the constraint, and how much unfinished training, this does not tell. The bound itself is
+# {glue:text}`multisource-arm-bound:.0f` here; for the sizes and the $n$ of the paper's Table 4 it is, with the
+# smallest box there can be ($B = 1$):
 
 # %%
 theirs_arm = ArmFamily(L=5, W=64, S=13_314, B=1, D=10, M=2, d_e=64)
@@ -683,7 +705,7 @@ implied = [
 ]
 print("bound of Theorem 4.3:", ", ".join(f"{b:.1f}" for b in at_paper))
 
-# %% mystnb={"figure": {"caption": "Table 4 of the paper (text extraction), autoregressive networks of 10 tokens at n = 30,000: errors of single and multi (dots), what relative frequencies would err (band: uniform to Dirichlet truths), and what counting parameters would make of the single errors (dashed).", "name": "multisource-table-4"}, "image": {"alt": "Dots of the single-source error lie inside the band of relative frequencies and rise with the number of sources; dots of the multi-source error level off above the dashed line."}}
+# %% mystnb={"figure": {"caption": "Table 4 of the paper (text extraction), autoregressive networks of 10 tokens at n = 30,000: errors of single and multi (dots), what relative frequencies would err (band: uniform to Dirichlet truths), and what counting parameters would make of the single errors (dashed).", "name": "multisource-table-4"}, "image": {"alt": "All but the first dot of the single-source error lie inside the band of relative frequencies and rise with the number of sources; dots of the multi-source error level off above the dashed line."}}
 fig, (ax,) = figure()
 ax.fill_between(
     table_4["K"],
@@ -712,7 +734,7 @@ ax.plot(
 ax.set(xlabel="sources K", ylabel="$R_{TV}$")
 _ = ax.legend()
 
-# %% tags=["remove-stdout"]
+# %% tags=["hide-input", "remove-stdout"]
 inside = sum(
     low <= single <= high
     for single, high, low in zip(table_4["single"], *frequencies.values(), strict=True)
@@ -733,49 +755,53 @@ never_above = all(
 )
 
 # %% [markdown]
-# The paper's single errors are those of a histogram: {glue:text}`multisource-inside` lie between what the
-# relative frequencies of $2^{10}$ sequences would err for a uniform truth and for Dirichlet ones, without a
-# network. The dimension that matters there is $2^D$, not the number of weights. The ratios imply
-# an effective similarity of {glue:text}`multisource-implied`, where the formula has
-# {glue:text}`multisource-counted:.3f`. Table 5's errors fall with slopes {glue:text}`multisource-slope-5`, as
-# the theory says. (The truth of these tables, and the steps of training, are not stated, and their code is not
-# published; the numbers are from the extracted text.)
+# The paper's single errors are of the size of a histogram's: {glue:text}`multisource-inside` lie between what
+# the relative frequencies of $2^{10}$ sequences would err for a uniform truth and for Dirichlet ones, without a
+# network. This suggests that $2^D$, and not the number of weights, is the dimension there; the truth is not
+# stated, so it cannot be checked. The ratios imply an effective similarity of
+# {glue:text}`multisource-implied`, where the formula has {glue:text}`multisource-counted:.3f`. Table 5's errors fall
+# with slopes {glue:text}`multisource-slope-5`, close to the $-1/2$ of the theory. (Neither the truth of these tables nor
+# the steps of training are stated, and their code is not published; the numbers are from the extracted text.)
 #
 # (multisource-e8)=
 # (multisource-e9)=
 
 # %% tags=["hide-input"]
+at_table = theirs_arm.dim(3, multi=True), theirs_arm.dim(3, multi=False)
+of_shapes = [
+    sum(v[0].numel() for v in ensemble.start(Arm(10), 1, K, seed).values())
+    for K in (3, 1)
+]
 ledger.record(
     "multisource-e8",
     "Thms. 4.3 and C.8",
     "a bound for autoregressive networks, and beta = (S + D + (D + M) d_e) / (.. + d_e)",
     paper="proved",
-    here=f"true and empty at the paper's sizes: {min(at_paper):.1f} to {max(at_paper):.1f}; "
-    f"{arm_bound:.0f} here, errors below 1 by definition",
-    verdict="holds"
-    if all(v[0].max() < arm_bound for k, v in fits.items() if k[2] != "histogram")
-    else "not seen",
+    here=f"counts its parameters: {at_table[0]:,} and {at_table[1]:,} at Table 4's sizes, K = 3; "
+    f"above one there ({min(at_paper):.1f} to {max(at_paper):.1f}), so without content",
+    verdict="holds" if at_table == (of_shapes[0], 3 * of_shapes[1]) else "not seen",
     expected="holds",
 )
-gains = {
-    K: 1 - fits["network", K, True][0] / fits["network", K, False][0] for K in network_K
-}
 unreached = 1 - min(
     fits["network", K, multi][1] for K in network_K for multi in (False, True)
 )
+ours = [gains["network", K] for K in network_K]
 ledger.record(
     "multisource-e9",
     "App. E.2, Tables 4-6",
     "networks: multi is never above single, and errors fall about as n^-1/2",
-    paper=f"{len(tables) * 5} pairs; slopes {slope_5['single']:.2f}, {slope_5['multi']:.2f}",
-    here="the printed pairs agree; ours, where the model holds: multi lower by "
+    paper=f"as extracted: {len(tables) * 5} pairs; slopes {slope_5['single']:.2f}, {slope_5['multi']:.2f}",
+    here="ours, where the model holds: multi lower by "
     + ", ".join(
-        f"{100 * g.mean():.0f} +- {200 * g.std(ddof=1) / np.sqrt(len(g)):.0f} % (K = {K})"
-        for K, g in gains.items()
+        f"{100 * g.mean:.0f} % ({100 * g.low:.0f} to {100 * g.high:.0f}) at K = {K}"
+        for K, g in zip(network_K, ours, strict=True)
     )
-    + f"; counted parameters say {', '.join(f'{100 - 100 * bound_ratio(K, learnt.beta_sim):.0f}' for K in network_K)} %",
+    + "; unrelated sources: higher by "
+    + ", ".join(f"{-100 * gains['unrelated', K].mean:.0f} %" for K in network_K),
     verdict="holds at this scale"
-    if never_above and np.mean([g.mean() for g in gains.values()]) > 0
+    if never_above
+    and all(abs(slope + 0.5) < 0.06 for slope in slope_5.values())
+    and all(g.low > 0 for g in ours)
     else "not seen",
     expected="holds at this scale",
     error=unreached,  # fits that are less likely than the truth: no maximum was found
@@ -783,15 +809,18 @@ ledger.record(
 )
 
 # %% [markdown]
-# Energy-based networks have no simulation in the paper. One is fitted here on a grid of the unit interval
-# (three sources; the interval is of what sharing gains), and the lemmas on which the theorems of both rest are tried on random networks, and on the one with all its
-# entries at their largest: what is claimed of all networks can be refuted by one.
+# Energy-based networks have no simulation in the paper. Some are fitted here on a grid of the unit interval,
+# three sources, a truth for each data set. The lemmas on which the theorems of both rest (all but C.6,
+# which combines them) are tried on random networks, and on the one with all its entries at their largest: what
+# is claimed of all networks can be refuted by one. The brackets are algebra, tried at the lemmas' own
+# constants.
 
 # %%
 ebm = Ebm(D=1, cells=64, d_e=4, W=16)
-truth = ensemble.start(replace(ebm, gain=1.5), 1, 3, seed, dtype=torch.float64)
-p = ebm.log_probs(truth).exp()[0, :, 0]
-counts = draw_counts(p, network_n, network_reps, generator(seed, 6))
+truth = ensemble.start(ebm, network_reps, 3, seed, dtype=torch.float64)
+p = ebm.log_probs(truth).exp()[:, :, 0]
+rng = generator(seed, 6)
+counts = torch.cat([draw_counts(each, network_n, 1, rng) for each in p])
 ebm_errors, ebm_bounds = {}, {}
 for multi in (False, True):
     fitted = ensemble.fit(
@@ -800,10 +829,10 @@ for multi in (False, True):
         multi=multi,
         steps=network_steps,
         lr=network_lr,
-        seed=seed,
+        seed=seed + 1,
     )
     q = fitted.log_probs.cpu().double().exp()[:, :, 0]
-    ebm_errors[multi] = enumerated_tv(q, p.expand_as(q)).value.mean(1).numpy()
+    ebm_errors[multi] = enumerated_tv(q, p).value.mean(1).numpy()
     of_class = ebm.family(fitted.parameters)
     ebm_bounds[multi] = tv_bound(of_class.log_bracket(3, multi=multi), network_n)
 shapes = [[4, 4, 4], [10, 64, 64, 2], [3, 16, 16, 16, 1]]
@@ -813,8 +842,13 @@ used = [
 ]
 rng = generator(seed, 8)
 brackets = []
-for D in (1, 4, 10):  # one energy, and the logits of sequences
-    eps_H = 1 / (8 * np.e * D)
+for D, c in (
+    (1, 4),
+    (1, 8),
+    (4, 8),
+    (10, 8),
+):  # energies (D.2), logits of sequences (C.7)
+    eps_H = 1 / (c * np.e * D)
     for _ in range(lemma_draws):
         logits = torch.from_numpy(rng.standard_normal((D, 5)))
         change = torch.from_numpy(rng.uniform(-eps_H, eps_H, size=(D, 5)))
@@ -832,21 +866,23 @@ print(f"brackets for eps = 1: largest gap {widest:.2f}, least margin {least:.1e}
 # (multisource-e11)=
 
 # %% tags=["hide-input"]
+ebm_shapes = (sum(v[0].numel() for k, v in truth.items() if k != "V"), ebm.d_e)
 ledger.record(
     "multisource-e10",
     "Thms. 4.4 and D.3",
     "a bound for energy-based networks, and beta = S / (S + d_e)",
     paper="proved, without a simulation",
-    here=f"true and empty: {ebm_bounds[True]:.0f} where the error is "
-    f"{ebm_errors[True].mean():.3f} (single {ebm_errors[False].mean():.3f})",
+    here=f"counts its parameters; {ebm_bounds[True]:.0f} here, so without content; sharing gains "
+    f"{100 * less.mean:.0f} % of the error ({100 * less.low:.0f} to {100 * less.high:.0f}), counted "
+    f"{100 - 100 * bound_ratio(3, of_class.beta_sim):.0f} %",
     verdict="holds"
-    if all(ebm_errors[m].max() < ebm_bounds[m] for m in (False, True))
+    if (of_class.shared, of_class.specific) == ebm_shapes
     else "not seen",
     expected="holds",
 )
 ledger.record(
     "multisource-e11",
-    "Lemmas C.4, C.5, C.7, D.1, D.2",
+    "Lemmas C.4, C.5, C.7, D.2",
     "what parameters, inputs and logits may change",
     paper="proved",
     here=f"not refuted by {len(shapes) * (lemma_draws + 1)} networks (most of C.5 used: "
@@ -864,13 +900,17 @@ ledger.record(
 # ## When sharing hurts
 #
 # That sources have something *exactly* in common is assumed everywhere. Let the shared coordinates of
-# the Gaussians differ by $\mathcal N(0, \tau^2)$ from source to source. An average of all then errs by $1/(Kn_k)
-# + \tau^2(1 - 1/K)$, a mean alone by $1/n_k$: both are alike at $\tau^2 n_k = 1$, whatever $K$. A
-# difference as small as one standard error of a source's own mean makes sharing useless, a larger one harmful.
-# (For fixed offsets of mean square $\tau^2$ it is $1 - 1/K$.) The data can tell which side they are on only
-# as well as they can tell the difference itself. `core.multisource.pooling` decides coordinate by
-# coordinate by Akaike's criterion, which is at even odds at the crossover; James and Stein's partial pooling
-# never errs more than means alone.
+# the Gaussians differ by $\mathcal N(0, \tau^2)$ from source to source. The mean squared errors are then
+#
+# $$ \text{all averaged: } \frac{1}{K n_k} + \tau^2 \left(1 - \frac1K\right), \qquad \text{alone: }
+# \frac{1}{n_k}, $$
+#
+# alike at $\tau^2 n_k = 1$, whatever $K$: a difference as small as one standard error of a source's own
+# mean makes sharing useless, a larger one makes it harmful.
+# (For fixed offsets of mean square $\tau^2$ it is $1 - 1/K$.) The data tell the two sides apart only as well
+# as they show the difference itself. `core.multisource.pooling` decides coordinate by coordinate by Akaike's
+# criterion, which pools somewhat more often than not at the crossover (evenly for many sources). James and
+# Stein's partial pooling has, from four sources on, never a larger mean squared error than means alone.
 
 # %% tags=["remove-stdout"]
 scaled = np.array([0, 0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 9])
@@ -889,11 +929,13 @@ relative = {
 one = shared[int(np.flatnonzero(scaled == 1)[0])]
 difference = one.multi - one.single
 crossing = difference.mean() / one.single.mean()
-crossing_error = 3 * difference.std() / np.sqrt(share_reps) / one.single.mean()
+crossing_error = 4 * difference.std() / np.sqrt(share_reps) / one.single.mean()
 odds = one.pooled.mean()
 quote("multisource-crossing", 100 * crossing)
 quote("multisource-crossing-error", 100 * crossing_error)
 quote("multisource-odds", 100 * odds)
+quote("multisource-chosen", 100 * (one.chosen.mean() / one.single.mean() - 1))
+quote("multisource-partial-at-one", 100 * (one.partial.mean() / one.single.mean() - 1))
 quote("multisource-partial", 100 * (relative["partial"].max() - 1))
 quote("multisource-hurts", relative["multi"][-1])
 
@@ -916,8 +958,8 @@ _ = ax.legend()
 # $\tau^2 n_k$ = 9 averaging errs {glue:text}`multisource-hurts:.1f` times as much. Partial pooling is nowhere worse than means
 # alone (at most {glue:text}`multisource-partial:+.1f` %).
 #
-# Who gains where sources differ in size is the other thing that one number hides. With shares of
-# 60, 20, 10, 5 and 5 % of 4,000 samples:
+# Who gains where sources differ in size is the other thing that one number hides. From squared errors, a
+# source of share $\pi_k$ keeps $\sqrt{1 - \beta + \beta \pi_k}$ of its error:
 
 # %%
 uneven = Setting(5, 4000, weights=(0.6, 0.2, 0.1, 0.05, 0.05))
@@ -930,7 +972,9 @@ for weight, ratio in zip(uneven.weights, gained, strict=True):
     )
 
 # %% [markdown]
-# The rare gain most, the common little. The adviser is for arrays of your own; from a file, a line a sample:
+# The rare gain most, the common little. At the crossover the adviser's choice errs
+# {glue:text}`multisource-chosen:+.1f` % more than means alone, partial pooling
+# {glue:text}`multisource-partial-at-one:+.1f` %. The adviser is for arrays of your own; from a file, a line a sample:
 # `python -m core.multisource advise data.csv --by source`. Here, on four columns of which the sources
 # share the last two:
 
@@ -941,7 +985,10 @@ x = rng.standard_normal((600, 4)) + np.outer(who, [0.5, 0.3, 0, 0])
 advice = advise(x, who, columns=["a", "b", "c", "d"])
 averaged = [c for c, share in zip(advice.columns, advice.share, strict=True) if share]
 print(f"{advice.verdict}: average {averaged}")
-print("to expect:", {name: round(value, 4) for name, value in advice.errors.items()})
+print(
+    "expected total variation:",
+    {name: round(value, 4) for name, value in advice.errors.items()},
+)
 
 # %% [markdown]
 # (multisource-e15)=
@@ -952,10 +999,11 @@ ledger.record(
     "Abstract",
     "the advantage needs a model that is expressive enough and holds",
     paper="assumed (realizability)",
-    here=f"needed: at tau^2 n_k = 1 averaging errs {100 * crossing:+.1f} +- {100 * crossing_error:.1f} %, at "
-    f"9 {relative['multi'][-1]:.1f} times as much as means alone",
+    here=f"a model that is nearly right suffices: {100 * (1 - relative['multi'][1]):.0f} % gained at "
+    f"tau^2 n_k = 0.25; nothing at 1 ({100 * crossing:+.1f} +- {100 * crossing_error:.1f} %), "
+    f"{relative['multi'][-1]:.1f} times the error at 9. Expressiveness was not varied",
     verdict="holds"
-    if abs(crossing) < crossing_error + 0.005
+    if abs(crossing) < crossing_error
     and relative["multi"][0] < 1 < relative["multi"][-1]
     else "not seen",
     expected="holds",
@@ -1031,7 +1079,7 @@ ax.axhline(0, color="0.6", lw=1)
 ax.set(ylabel="advantage of one model (%)")
 _ = ax.set_xticks(range(len(compared)), list(compared))
 
-# %% tags=["remove-stdout"]
+# %% tags=["hide-input", "remove-stdout"]
 ends = [compared["identical"], compared["closest"], compared["farthest"]]
 steps_down = [interval(a.advantages - b.advantages) for a, b in pairwise(ends)]
 falls_by = interval(ends[0].advantages - ends[-1].advantages)
@@ -1044,6 +1092,9 @@ for name, found in compared.items():
     )
     quote(f"multisource-names-{short}", ", ".join(found.names))
 near = compared["closest"]
+weights = sum(w.numel() for w in builds["closest"]().parameters())
+quote("multisource-weights", float(weights))
+quote("multisource-unfinished", 100 * near.multi.unfinished)
 scores = {
     "one model": near.multi.stopped,
     "a model a source": near.single.stopped,
@@ -1063,13 +1114,14 @@ for name, looks in scores.items():
 # | closest | {glue:text}`multisource-names-closest` | {glue:text}`multisource-closest` |
 # | farthest | {glue:text}`multisource-names-farthest` | {glue:text}`multisource-farthest` |
 #
-# The more alike the sources are, the more one model gains; for the least similar the sign is open or
-# against it. (An interval tells what another split of the same images and another start would give.)
+# The more alike the sources are, the more one model gains; for the farthest the sign is open. (An interval
+# tells what another split of the same images and another start would give. Of the joint networks of the closest
+# digits {glue:text}`multisource-unfinished:.0f` % were best at their last step, and may still gain.)
 #
-# The Fréchet distance would have told something else. For the closest digits, with a distance of
-# low-frequency features:
+# For the closest digits a Fréchet distance, of low-frequency features, ranks the two ways as the loss does, but it rewards
+# memory:
 #
-# | | denoising loss | Fréchet distance | nearer to training images than test images are (50 %: none copied) |
+# | samples of | denoising loss | Fréchet distance | nearer to training images than test images are (50 %: none copied) |
 # |---|---|---|---|
 # | one model | {glue:text}`multisource-one-model-loss:.4f` | {glue:text}`multisource-one-model-frechet:.2f` | {glue:text}`multisource-one-model-copied:.0f` % |
 # | a model a source | {glue:text}`multisource-a-model-a-source-loss:.4f` | {glue:text}`multisource-a-model-a-source-frechet:.2f` | {glue:text}`multisource-a-model-a-source-copied:.0f` % |
@@ -1077,8 +1129,9 @@ for name, looks in scores.items():
 # | training images themselves | {glue:text}`multisource-training-images-themselves-loss:.4f` | {glue:text}`multisource-training-images-themselves-frechet:.2f` | {glue:text}`multisource-training-images-themselves-copied:.0f` % |
 #
 # The last row learnt nothing: it is the training set, as samples and as the denoiser that knows only it
-# {cite}`karras2022edm`. Its denoising loss is the worst and its Fréchet distance the best, and a network that is trained
-# past its best moves towards it. A Fréchet distance can be read beside that line only.
+# {cite}`karras2022edm`. Its denoising loss is the worst, its Fréchet distance the best (from fewer images, which
+# raises it). A network of one source that is trained past its best loses on the test loss and gains on Fréchet
+# distance, though it does not copy yet. Read a Fréchet distance beside this line.
 #
 # (multisource-e12)=
 # (multisource-e13)=
@@ -1092,36 +1145,39 @@ ledger.record(
     "multisource-e12",
     "Sec. 5.2, Table 1",
     "one diffusion model of K classes is better than K models, in 8 of 8 settings",
-    paper="average FID, ImageNet, 500 or 1,000 images a class, one run each",
+    paper="as extracted: average FID, ImageNet, 500 or 1,000 images a class, one run each",
     here="denoising loss of digits, advantage "
     + ", ".join(
         f"{100 * f.advantage.mean:+.1f} % ({n}, 95 %: {100 * f.advantage.low:+.1f} to "
         f"{100 * f.advantage.high:+.1f})"
         for n, f in compared.items()
-    ),
+    )
+    + "; other data and another metric do not contradict the paper's",
     verdict="holds at this scale" if min(lows) > 0 else "not seen",
     expected="not seen",
     error=unfinished,  # networks that were best at their last step
-    needs=0.5,
+    needs=0.75,
+)
+ten = compared.get("all ten")
+number = (
+    "not tried here"
+    if ten is None
+    else f"{100 * ten.advantage.mean:+.1f} % with ten digits"
 )
 ledger.record(
     "multisource-e13",
     "Sec. 5.2, Fig. 3",
-    "the advantage grows with the similarity of the sources, and with their number",
+    "the advantage grows with the similarity of the sources",
     paper="FID; the figure was not seen",
-    here=f"with similarity: {100 * falls_by.mean:+.1f} % from farthest to identical digits (95 %: "
-    f"{100 * falls_by.low:+.1f} to {100 * falls_by.high:+.1f})"
-    + (
-        f"; ten digits {100 * compared['all ten'].advantage.mean:+.1f} %"
-        if many
-        else "; number not tried here"
-    ),
+    here=f"{100 * steps_down[1].mean:+.1f} % from farthest to closest digits (95 %: "
+    f"{100 * steps_down[1].low:+.1f} to {100 * steps_down[1].high:+.1f}), {100 * falls_by.mean:+.1f} % to "
+    f"identical ones, which the paper has not; that it grows with their number: {number}",
     verdict="holds at this scale"
-    if falls_by.low > 0 and all(step.mean > 0 for step in steps_down)
+    if all(step.low > 0 for step in steps_down)
     else "not seen",
     expected="holds at this scale",
     error=unfinished,
-    needs=0.5,
+    needs=0.75,
 )
 
 # %% [markdown]
@@ -1139,7 +1195,7 @@ for size in (500, 1000):
         f"{size:,} of 1,300: {drawn.mean:.0f} different images, {drawn.in_both:.0f} of them in a second draw"
     )
 
-# %% tags=["remove-stdout"]
+# %% tags=["hide-input", "remove-stdout"]
 asked = {size: drawn_with_replacement(size, 1299) for size in (500, 1000)}
 for size, drawn in asked.items():
     quote(f"multisource-distinct-{size}", drawn.mean)
@@ -1147,7 +1203,7 @@ for size, drawn in asked.items():
 
 # %% [markdown]
 # A class of 1,300 images gives {glue:text}`multisource-distinct-500:.0f` different ones for 500 and
-# {glue:text}`multisource-distinct-1000:.0f` for 1,000 (its upper end is left out, too). If the sets of the two ways were made by
+# {glue:text}`multisource-distinct-1000:.0f` for 1,000 (and never the last image). If the sets of the two ways were made by
 # separate calls, they would share {glue:text}`multisource-both-500:.0f` and {glue:text}`multisource-both-1000:.0f` images; whether they were is not
 # known, and neither is an effect on the results. `core.multisource.image_folder` draws without replacement, by a seed, and
 # names a class that is missing.
@@ -1160,8 +1216,8 @@ ledger.not_tried(
     "multisource-e14",
     "App. E.1, Table 3",
     "the FID varies by 0.001 to 0.034 over sampling seeds",
-    paper="standard deviations of three samplings",
-    needs="the trained networks; it is the training that varies more, and was run once",
+    paper="standard deviations over sampling seeds (table as extracted)",
+    needs="the trained networks and ImageNet; how much another training varies is not given",
 )
 ledger.audited(
     "multisource-e16",
@@ -1181,8 +1237,8 @@ ledger.audited(
 # 1. *Errors.* Total variation is computed (closed form, enumeration, a grid), not estimated from 500
 #    points; published numbers are shown beside it.
 # 2. *Added families.* Log-linear sequences and energies, convex, with what is shared given; the
-#    networks are smaller than the paper's ({glue:text}`multisource-tokens` tokens), and trained on all data at each step.
-# 3. *Images.* Digits of 8 by 8 pixels and a perceptron of some 40,000 numbers, in place of ImageNet and EDM2-XS;
+#    networks are smaller than the paper's ({glue:text}`multisource-network-tokens` tokens), and trained on all data at each step.
+# 3. *Images.* Digits of 8 by 8 pixels and a perceptron of {glue:text}`multisource-weights:,.0f` numbers, in place of ImageNet and EDM2-XS;
 #    the denoising loss of held-out images and several runs in place of FID and one.
 # 4. *Added:* the Fisher law, the tightened bound, the brackets that are counted, the crossover and the adviser.
 # 5. *Left out:* Table 1 is not set against Figure 3, as neither was seen; the covering number of *sparse*

@@ -10,7 +10,7 @@ r = (1 - 2/N)^n:
     E distinct  = N (1 - q)                        Var distinct = N q (1 - q) + N (N - 1) (r - q^2)
     E in both of two independent draws = N (1 - q)^2
 
-Source: `real_world_experiments/training/dataset.py` of the published code, commit faa6738; the
+Source: `real_world_experiments/training/dataset.py` of the published code, commit 90804ee; the
 formulae are those of the occupancy problem.
 """
 
