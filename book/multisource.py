@@ -631,7 +631,7 @@ for K, part, beta, mean, law, *_ in table:
 
 # %% tags=["remove-stdout"]
 arm = Arm(network_D, d_e=8, L=network_layers, W=network_width)
-fits, bits = {}, {}
+fits, bits, members_of = {}, {}, {}
 for truth in ("network", "unrelated"):
     for K in network_K:
         rng = generator(seed, 4, K)
@@ -653,11 +653,12 @@ for truth in ("network", "unrelated"):
                 lr=network_lr,
                 seed=seed + 1,
             )
+            members_of[truth, K, multi] = fitted.parameters
             q = arm.joint(fitted.log_probs.cpu())
             loss = -torch.special.xlogy(counts, q).sum((1, 2)) / network_n
             error = enumerated_tv(q, p).value.mean(1).numpy()
             fits[truth, K, multi] = (error, float((loss < reached).double().mean()))
-learnt = arm.family(fitted.parameters)
+learnt = arm.family(members_of["network", network_K[-1], True])
 arm_bound = tv_bound(learnt.log_bracket(network_K[-1], multi=True), network_n)
 gains = {at: interval(1 - fits[*at, True][0] / fits[*at, False][0]) for at in bits}
 promised = {K: 1 - bound_ratio(K, learnt.beta_sim) for K in network_K}
@@ -709,7 +710,8 @@ print("bound of Theorem 4.3:", ", ".join(f"{b:.1f}" for b in at_paper))
 fig, (ax,) = figure()
 ax.fill_between(
     table_4["K"],
-    *frequencies.values(),
+    frequencies["uniform"],
+    frequencies["Dirichlet(1)"],
     color=COLOURS["faint"],
     alpha=0.4,
     label="frequencies",
@@ -965,7 +967,7 @@ _ = ax.legend()
 uneven = Setting(5, 4000, weights=(0.6, 0.2, 0.1, 0.05, 0.05))
 errors = simulate(uneven, reps, generator(seed, 10))
 gained = (errors.multi.mean(0) / errors.single.mean(0)).tolist()
-for weight, ratio in zip(uneven.weights, gained, strict=True):
+for weight, ratio in zip(uneven.p_Y, gained, strict=True):
     formula = np.sqrt(uneven.d1 / uneven.d + (1 - uneven.d1 / uneven.d) * weight)
     print(
         f"share {weight:4.0%}: multi over single {ratio:.3f}, from squared errors {formula:.3f}"

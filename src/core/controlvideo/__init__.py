@@ -1,0 +1,5 @@
+"""One-shot text-driven video editing on unmodified diffusers classes (arXiv:2305.17098).
+
+`attention` (what frames see of each other), `norms` (over what statistics are taken), `adapter`
+(an edit as a file of its own, installed on a Stable Diffusion UNet and its ControlNets).
+"""

@@ -1,0 +1,70 @@
+"""A small UNet with a ControlNet, at random: no convolution of it is zero."""
+
+import pytest
+import torch
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+
+@pytest.fixture
+def models():
+    """Return the UNet, two ControlNets."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=8,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    nets = [
+        ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 8))
+        for _ in range(2)
+    ]
+    for net in nets:
+        for p in net.parameters():
+            if not p.any():
+                torch.nn.init.normal_(p, std=0.1)
+    return unet.eval(), [net.eval() for net in nets]
+
+
+@pytest.fixture
+def noised():
+    """Return a function: what a model of 2 videos (or more frames) gets."""
+
+    def draw(frames: int, videos: int = 2, seed: int = 1):
+        rng = torch.Generator().manual_seed(seed)
+        n = videos * frames
+        x = torch.randn(n, 3, 8, 8, generator=rng)
+        x *= torch.linspace(0.5, 2, n)[:, None, None, None]  # frames of different contrast
+        text = torch.randn(videos, 5, 8, generator=rng).repeat_interleave(frames, 0)
+        return x, 300, text, torch.rand(n, 3, 16, 16, generator=rng)
+
+    return draw
+
+
+@pytest.fixture
+def run():
+    """Return a function: the output of a UNet with the residuals of its ControlNets."""
+
+    @torch.no_grad()
+    def forward(unet, nets, x, t, text, control):
+        down, mid = None, None
+        for net in nets:
+            d, m = net(x, t, text, control, return_dict=False)
+            down = d if down is None else [a + b for a, b in zip(down, d, strict=True)]
+            mid = m if mid is None else mid + m
+        return unet(
+            x,
+            t,
+            text,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=mid,
+        ).sample
+
+    return forward
