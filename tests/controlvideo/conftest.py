@@ -1,9 +1,14 @@
 """A small UNet with a ControlNet, at random: no convolution of it is zero."""
 
+from typing import Any
+
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 
 @pytest.fixture
@@ -68,3 +73,48 @@ def run():
         ).sample
 
     return forward
+
+
+@pytest.fixture
+def parts(models):
+    """Return a Stable Diffusion checkpoint's parts, tiny and random."""
+    unet, nets = models
+    words = ["a", "red", "blue", "disc"]
+    vocab = {"<|startoftext|>": 0, "<|endoftext|>": 1}
+    for word in words:
+        for piece in (*word, word + "</w>", word[-1] + "</w>"):
+            vocab.setdefault(piece, len(vocab))
+    torch.manual_seed(1)
+    text = CLIPTextConfig(
+        vocab_size=len(vocab),
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=8,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    tiny: dict[str, Any] = {
+        "block_out_channels": (8, 8),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "latent_channels": 3,
+        "norm_num_groups": 4,
+    }
+    return {
+        "vae": AutoencoderKL(**tiny).eval(),
+        "text_encoder": CLIPTextModel(text).eval(),
+        "tokenizer": CLIPTokenizer(vocab=vocab, merges=[], model_max_length=8),
+        "unet": unet,
+        "controlnet": nets[0],
+        "scheduler": DDIMScheduler(
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+        ),
+    }

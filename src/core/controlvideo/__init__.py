@@ -1,5 +1,6 @@
 """One-shot text-driven video editing on unmodified diffusers classes (arXiv:2305.17098).
 
 `attention` (what frames see of each other), `norms` (over what statistics are taken), `adapter`
-(an edit as a file of its own, installed on a Stable Diffusion UNet and its ControlNets).
+(an edit as a file of its own, installed on a Stable Diffusion UNet and its ControlNets), `pipeline`
+(a video, its controls and a prompt in, the edited video out), `windows` (long videos).
 """

@@ -32,7 +32,7 @@ from core.controlvideo.attention import (
     projection,
 )
 from core.controlvideo.clip import Clip
-from core.controlvideo.norms import Norm, set_norms
+from core.controlvideo.norms import Norm, check_norm, set_norms
 
 WHERE = ("down_blocks", "up_blocks")
 """Parts of the UNet that have temporal branches in the paper."""
@@ -139,8 +139,10 @@ class ControlVideoAdapter(ModelMixin, ConfigMixin):
             branches: leave the temporal branches out if False.
 
         Raises:
-            ValueError: other sites than the adapter's, or an edit that is installed already.
+            ValueError: other sites than the adapter's, an edit that is installed already, or an
+                unknown `norm`.
         """
+        check_norm(norm)
         nets = _several(controlnets)
         found = dict(self_attentions(unet, nets))
         wanted = dict(self.config["sites"] or {})  # type: ignore[index]

@@ -41,8 +41,7 @@ def set_norms(model: nn.Module, norm: Norm, clip: Clip) -> None:
     Raises:
         ValueError: `norm` is neither `frame` nor `video`.
     """
-    if norm not in ("frame", "video"):
-        raise ValueError(f"want norm 'frame' or 'video', got {norm!r}")
+    check_norm(norm)
     for module in group_norms(model):
         if norm == "video":
             module.__class__ = VideoGroupNorm
@@ -50,6 +49,12 @@ def set_norms(model: nn.Module, norm: Norm, clip: Clip) -> None:
         elif isinstance(module, VideoGroupNorm):
             object.__delattr__(module, "clip")
             object.__setattr__(module, "__class__", nn.GroupNorm)
+
+
+def check_norm(norm: str) -> None:
+    """Refuse what is neither `frame` nor `video`."""
+    if norm not in ("frame", "video"):
+        raise ValueError(f"want norm 'frame' or 'video', got {norm!r}")
 
 
 def group_norms(model: nn.Module) -> Iterator[nn.GroupNorm]:

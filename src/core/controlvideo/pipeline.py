@@ -1,0 +1,457 @@
+r"""The pipeline: a video, its controls and a prompt in, the edited video out.
+
+    source --(DDIM inversion, source prompt)--> noise --(DDIM, target prompt, guidance)--> edit
+
+Components are diffusers' and transformers' own, those of a Stable Diffusion checkpoint with one or
+several ControlNets, and an adapter. It is installed for the length of a call: pipelines that share
+a base model and differ in their adapters can be used in turn.
+
+Source: arXiv:2305.17098; thu-ml/controlvideo at 23b6b0b, `libs/piplines.py` (50 steps, guidance
+12).
+Symbols: `F` frames, `C` channels of latents.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddim_inverse import DDIMInverseScheduler
+from diffusers.utils.outputs import BaseOutput
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from core.controlvideo.adapter import ControlVideoAdapter, Installation
+from core.controlvideo.attention import Sees
+from core.controlvideo.norms import Norm
+from core.controlvideo.windows import Windows
+
+Start = Literal["inverted", "shared", "independent"]
+"""What sampling starts from: the source's inversion, one noise for all frames, or one for each."""
+
+
+@dataclass
+class ControlVideoOutput(BaseOutput):
+    """What a call returns."""
+
+    frames: Any
+    """`[F, 3, H, W]` in [0, 1] for `output_type` `pt`; `[F, H, W, 3]` for `np`; a list of F images
+    for `pil`; latents `[F, C, h, w]` for `latent`."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Frames a chunk at a time beside the key frames: activations for a chunk, however long.
+
+    For frame norms without temporal branches, where it equals the whole, to rounding. It keeps the
+    key frames' tokens of one step: at SD 1.5's size, 512 x 512, half precision, with one ControlNet
+    some 32 MB for each half of guidance.
+    """
+
+    chunk: int = 8
+
+
+class ControlVideoPipeline(DiffusionPipeline):
+    """Text-driven editing of one video."""
+
+    model_cpu_offload_seq = "text_encoder->unet->vae"
+    _optional_components: ClassVar = ["vae", "adapter"]
+    _exclude_from_cpu_offload: ClassVar = ["adapter"]
+    _callback_tensor_inputs: ClassVar = ["latents"]
+
+    def __init__(
+        self,
+        vae: AutoencoderKL | None,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        controlnet: ControlNetModel | MultiControlNetModel | Sequence[ControlNetModel],
+        scheduler: DDIMScheduler,
+        adapter: ControlVideoAdapter | None = None,
+    ) -> None:
+        """Take the parts of a checkpoint.
+
+        Args:
+            vae: None where the UNet works on pixels.
+            text_encoder: of the prompt.
+            tokenizer: its tokenizer.
+            unet: the denoiser.
+            controlnet: one or several.
+            scheduler: DDIM; its configuration is the inversion's too.
+            adapter: an edit; None: a new one, which changes nothing until it is tuned.
+        """
+        super().__init__()
+        if not isinstance(controlnet, ControlNetModel | MultiControlNetModel):
+            controlnet = MultiControlNetModel(list(controlnet))
+        if adapter is None:
+            adapter = ControlVideoAdapter.for_models(unet, controlnet)
+            if (unet.dtype, unet.device) != (adapter.dtype, adapter.device):
+                place: dict[str, Any] = {"dtype": unet.dtype, "device": unet.device}
+                adapter.to(**place)
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            controlnet=controlnet,
+            scheduler=scheduler,
+            adapter=adapter,
+        )
+        factor = 1 if vae is None else 2 ** (len(vae.config["block_out_channels"]) - 1)
+        deepest = 2 ** (len(unet.config["block_out_channels"]) - 1)
+        self.factor = factor * deepest
+        """Sides of a video are multiples of it."""
+        self.images = VaeImageProcessor(vae_scale_factor=self.factor)
+
+    @contextmanager
+    def installed(
+        self, *, norm: Norm = "frame", sees: Sees = "key", branches: bool = True
+    ) -> Iterator[Installation]:
+        """Have the adapter in the models for a while; see `ControlVideoAdapter.install`."""
+        edit = self.adapter.install(
+            self.unet, self.controlnet, norm=norm, sees=sees, branches=branches
+        )
+        try:
+            yield edit
+            edit.check()
+        finally:
+            edit.uninstall()
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str,
+        control: Any,
+        *,
+        source: Any = None,
+        source_prompt: str = "",
+        start: Start = "inverted",
+        latents: Tensor | None = None,
+        negative_prompt: str = "",
+        num_inference_steps: int = 50,
+        guidance_scale: float = 12.0,
+        control_scale: float | Sequence[float] = 1.0,
+        norm: Norm = "frame",
+        sees: Sees = "key",
+        keys: Sequence[int] = (0,),
+        branches: bool = True,
+        long: Windows | Stream | None = None,
+        generator: torch.Generator | None = None,
+        output_type: Literal["pil", "np", "pt", "latent"] = "pil",
+        callback_on_step_end: Callable[..., dict[str, Any] | None] | None = None,
+    ) -> ControlVideoOutput:
+        """Return the edited video.
+
+        Args:
+            prompt: what it is to show.
+            control: F control images, such as edges: PIL images, or `[F, 3, H, W]` in [0, 1]; for
+                several ControlNets a list of as many of these.
+            source: the video that is edited, like a control; needed for start `inverted`.
+            source_prompt: what it shows.
+            start: where sampling begins.
+            latents: `[F, C, h, w]` to begin from instead, as `invert` returns.
+            negative_prompt: of guidance.
+            num_inference_steps: of the sampler, and of inversion.
+            guidance_scale: 1 or below is none.
+            control_scale: of each ControlNet's residuals.
+            norm: over what the residual blocks' norms are taken. `frame` is the default, since only
+                there the key frame is the edit of an image and frames can be streamed; the authors'
+                code has `video`.
+            sees: what frames attend to.
+            keys: key frames.
+            branches: False leaves the temporal branches out.
+            long: how a long video is done; None: as a whole.
+            generator: of the start noise.
+            output_type: see `ControlVideoOutput`.
+            callback_on_step_end: called with the pipeline, step, timestep and a dict of `latents`,
+                as diffusers' pipelines do.
+
+        Raises:
+            ValueError: sizes, numbers of frames or of controls that do not fit, or a stream of a
+                model in which frames depend on more than the key frames.
+        """
+        controls, scales = self._controls(control, control_scale)
+        F = len(controls[0])
+        _check_long(long, norm, sees, branches)
+        guided = guidance_scale > 1
+        text = self._encode(prompt)
+        text = torch.cat([self._encode(negative_prompt), text]) if guided else text
+        with self.installed(norm=norm, sees=sees, branches=branches) as edit:
+            predict = _Predictor(self, edit, controls, scales, tuple(keys), long)
+            if latents is None:
+                latents = self._start(
+                    start, source, source_prompt, F, predict, num_inference_steps, generator
+                )
+            if len(latents) != F:
+                raise ValueError(f"want latents of {F} frames, as many as controls: {len(latents)}")
+            x = latents.to(self._execution_device, self.unet.dtype)
+            self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
+            for i, t in enumerate(self._shown(self.scheduler.timesteps)):
+                found = predict(x, t, text)
+                if guided:
+                    without, with_text = found.chunk(2)
+                    found = without + guidance_scale * (with_text - without)
+                x = self.scheduler.step(found, t, x).prev_sample
+                if callback_on_step_end is not None:
+                    out = callback_on_step_end(self, i, t, {"latents": x}) or {}
+                    x = out.get("latents", x)
+        if output_type == "latent":
+            return ControlVideoOutput(frames=x)
+        return ControlVideoOutput(frames=self.decode(x, output_type))
+
+    @torch.no_grad()
+    def invert(
+        self,
+        source: Any,
+        control: Any,
+        *,
+        source_prompt: str = "",
+        num_inference_steps: int = 50,
+        control_scale: float | Sequence[float] = 1.0,
+        norm: Norm = "frame",
+        sees: Sees = "key",
+        keys: Sequence[int] = (0,),
+        branches: bool = True,
+        long: Windows | Stream | None = None,
+    ) -> Tensor:
+        """Return the noise from which DDIM would sample the source, `[F, C, h, w]`, nearly.
+
+        Without guidance, with the source's prompt and controls; arguments as of a call.
+        """
+        controls, scales = self._controls(control, control_scale)
+        _check_long(long, norm, sees, branches)
+        with self.installed(norm=norm, sees=sees, branches=branches) as edit:
+            predict = _Predictor(self, edit, controls, scales, tuple(keys), long)
+            return self._invert(source, source_prompt, predict, num_inference_steps)
+
+    def preview(
+        self, prompt: str, control: Any, *, key: int = 0, **options: Any
+    ) -> ControlVideoOutput:
+        """Return the edit of one frame, F times cheaper; arguments as of a call.
+
+        With norm `frame` and no branches (or untuned ones) it is the key frame of the video, to
+        rounding, if both start from the same latent: give `latents` of all frames, as `invert` or
+        an earlier call had them.
+        """
+        several = isinstance(self.controlnet, MultiControlNetModel)
+        one = [c[key : key + 1] for c in control] if several else control[key : key + 1]
+        for name in ("latents", "source"):
+            if options.get(name) is not None:
+                options[name] = options[name][key : key + 1]
+        return self(prompt, one, **{"keys": (0,), **options})
+
+    @torch.no_grad()
+    def encode(self, frames: Any) -> Tensor:
+        """Return latents `[F, C, h, w]` of a video, PIL images or `[F, 3, H, W]` in [0, 1]."""
+        x = self._video(frames).to(self._execution_device, self.unet.dtype) * 2 - 1
+        if self.vae is None:
+            return x
+        mean = torch.cat([self.vae.encode(each[None]).latent_dist.mode() for each in x])
+        return mean * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, output_type: str = "pt") -> Any:
+        """Return the frames of latents, in one of the types of `ControlVideoOutput`."""
+        if self.vae is not None:
+            latents = latents / self.vae.config.scaling_factor
+            latents = torch.cat([self.vae.decode(each[None]).sample for each in latents])
+        return self.images.postprocess(latents.float(), output_type=output_type)
+
+    def _start(
+        self,
+        start: Start,
+        source: Any,
+        source_prompt: str,
+        F: int,
+        predict: "_Predictor",
+        steps: int,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        if start == "inverted":
+            if source is None:
+                raise ValueError("want a source video to invert, got none: or start='shared'")
+            return self._invert(source, source_prompt, predict, steps)
+        if start not in ("shared", "independent"):
+            raise ValueError(f"want start inverted, shared or independent, got {start!r}")
+        side = [s // (1 if self.vae is None else self.factor_of_vae) for s in predict.size]
+        maps = 1 if start == "shared" else F
+        shape = (maps, self.unet.config["in_channels"], *side)
+        device = generator.device if generator is not None else self._execution_device
+        noise = torch.randn(shape, generator=generator, device=device)
+        return (noise * self.scheduler.init_noise_sigma).expand(F, -1, -1, -1)
+
+    def _invert(self, source: Any, prompt: str, predict: "_Predictor", steps: int) -> Tensor:
+        x = self.encode(source)
+        if len(x) != predict.frames:
+            raise ValueError(
+                f"want a control image for each frame, got {predict.frames} for {len(x)} frames"
+            )
+        text = self._encode(prompt)
+        inverse: Any = DDIMInverseScheduler.from_config(self.scheduler.config)
+        inverse.set_timesteps(steps, device=self._execution_device)
+        for t in self._shown(inverse.timesteps):
+            x = inverse.step(predict(x, t, text), t, x).prev_sample
+        return x
+
+    def _shown(self, timesteps: Tensor) -> Iterator[Tensor]:
+        """Yield timesteps under diffusers' progress bar."""
+        bar: Any = self.progress_bar
+        yield from bar(timesteps)
+
+    @property
+    def factor_of_vae(self) -> int:
+        """Pixels of a side for one of latents."""
+        return 1 if self.vae is None else 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+
+    def _encode(self, prompt: str) -> Tensor:
+        """Return the prompt's hidden states, `[1, tokens, width]`."""
+        ids = self.tokenizer(
+            prompt,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        return self.text_encoder(ids.to(self._execution_device))[0].to(self.unet.dtype)
+
+    def _video(self, frames: Any) -> Tensor:
+        """Return `[F, 3, H, W]` in [0, 1]."""
+        if isinstance(frames, Tensor):
+            x = frames.float()
+        else:
+            frames = list(frames)
+            x = self.images.pil_to_numpy(frames) if frames else torch.zeros(0, 3, 0, 0)
+            x = x if isinstance(x, Tensor) else self.images.numpy_to_pt(x).float()
+        if x.ndim != 4 or x.shape[1] != 3 or not len(x):
+            raise ValueError(
+                f"want a video [F, 3, H, W] of at least one frame, got {list(x.shape)}"
+            )
+        if not (x.min() >= 0 and x.max() <= 1):
+            raise ValueError(
+                f"want pixels in [0, 1], got {float(x.min()):.3g} to {float(x.max()):.3g}"
+            )
+        H, W = x.shape[2:]
+        near = [max(1, round(s / self.factor)) * self.factor for s in (H, W)]
+        if near != [H, W]:
+            raise ValueError(
+                f"want sides that are multiples of {self.factor}, got {H} x {W}: the nearest are "
+                f"{near[0]} x {near[1]}"
+            )
+        return x
+
+    def _controls(
+        self, control: Any, scale: float | Sequence[float]
+    ) -> tuple[list[Tensor], list[float]]:
+        """Return the control videos and scales, one of each ControlNet."""
+        several = isinstance(self.controlnet, MultiControlNetModel)
+        nets = len(self.controlnet.nets) if several else 1
+        given = list(control) if several else [control]
+        scales = list(scale) if isinstance(scale, Sequence) else [float(scale)] * nets
+        if len(given) != nets or len(scales) != nets:
+            raise ValueError(
+                f"want a control and a scale for each of {nets} ControlNets, got {len(given)} and "
+                f"{len(scales)}"
+            )
+        videos = [self._video(each).to(self._execution_device, self.unet.dtype) for each in given]
+        if len({v.shape for v in videos}) != 1:
+            raise ValueError(f"want controls of one shape, got {[list(v.shape) for v in videos]}")
+        return videos, scales
+
+
+class _Predictor:
+    """The UNet with its ControlNets, on a whole video, on windows of it, or on a stream."""
+
+    def __init__(
+        self,
+        pipe: ControlVideoPipeline,
+        edit: Installation,
+        controls: list[Tensor],
+        scales: list[float],
+        keys: tuple[int, ...],
+        long: Windows | Stream | None,
+    ) -> None:
+        self.pipe, self.edit, self.controls, self.scales = pipe, edit, controls, scales
+        self.keys, self.long = keys, long
+        self.frames, self.size = len(controls[0]), controls[0].shape[2:]
+        edit.clip.keys = keys
+
+    def __call__(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        """Return predictions `[halves F, C, h, w]` of latents `[F, C, h, w]`."""
+        halves = len(text)
+        everything = range(self.frames)
+        if isinstance(self.long, Windows):
+            self.edit.clip.keys = (0,)
+            # windows are cut along frames: the halves go side by side in the channels
+            fused = self.long.fuse(
+                self.frames, lambda at: _beside(self._some(x, t, text, at), halves)
+            )
+            return fused.unflatten(1, (halves, -1)).transpose(0, 1).flatten(0, 1)
+        if isinstance(self.long, Stream):
+            return self._stream(x, t, text)
+        return self._some(x, t, text, everything)
+
+    def _stream(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        assert isinstance(self.long, Stream)
+        clip, halves = self.edit.clip, len(text)
+        out = x.new_empty(halves, *x.shape)
+        clip.keys, clip.record = tuple(range(len(self.keys))), {}
+        try:
+            first = self._some(x, t, text, self.keys)
+            out[:, list(self.keys)] = first.unflatten(0, (halves, -1))
+            clip.cache, clip.record = clip.record, None
+            rest = [i for i in range(self.frames) if i not in self.keys]
+            for start in range(0, len(rest), self.long.chunk):
+                at = rest[start : start + self.long.chunk]
+                out[:, at] = self._some(x, t, text, at).unflatten(0, (halves, -1))
+        finally:
+            clip.cache, clip.record = None, None
+        return out.flatten(0, 1)
+
+    def _some(self, x: Tensor, t: Tensor, text: Tensor, at: Sequence[int]) -> Tensor:
+        """Return predictions `[halves len(at), C, h, w]` of some of the frames."""
+        pipe, halves, index = self.pipe, len(text), list(at)
+        self.edit.clip.frames = len(index)
+        some = pipe.scheduler.scale_model_input(x[index], t).repeat(halves, 1, 1, 1)
+        states = text.repeat_interleave(len(index), 0)
+        conds = [c[index].repeat(halves, 1, 1, 1) for c in self.controls]
+        several = isinstance(pipe.controlnet, MultiControlNetModel)
+        down, mid = pipe.controlnet(
+            some,
+            t,
+            states,
+            conds if several else conds[0],
+            self.scales if several else self.scales[0],
+            return_dict=False,
+        )
+        return pipe.unet(
+            some,
+            t,
+            states,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=mid,
+            return_dict=False,
+        )[0]
+
+
+def _beside(x: Tensor, halves: int) -> Tensor:
+    """Return `[F, halves C, h, w]` of `[halves F, C, h, w]`."""
+    return x.unflatten(0, (halves, -1)).transpose(0, 1).flatten(1, 2)
+
+
+def _check_long(long: Windows | Stream | None, norm: Norm, sees: Sees, branches: bool) -> None:
+    if isinstance(long, Stream) and (norm != "frame" or sees != "key" or branches):
+        raise ValueError(
+            "want norm='frame', sees='key' and branches=False for a stream, where a frame depends "
+            f"on itself and the key frames alone, got {norm!r}, {sees!r} and branches={branches}: "
+            "use Windows"
+        )
+    if isinstance(long, Stream) and long.chunk < 1:
+        raise ValueError(f"want chunks of at least one frame, got {long.chunk}")
