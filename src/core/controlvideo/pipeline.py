@@ -178,14 +178,14 @@ class ControlVideoPipeline(DiffusionPipeline):
             ValueError: sizes, numbers of frames or of controls that do not fit, or a stream of a
                 model in which frames depend on more than the key frames.
         """
-        controls, scales = self._controls(control, control_scale)
+        controls, scales = self.controls(control, control_scale)
         F = len(controls[0])
         _check_long(long, norm, sees, branches)
         guided = guidance_scale > 1
-        text = self._encode(prompt)
-        text = torch.cat([self._encode(negative_prompt), text]) if guided else text
+        text = self.encode_prompt(prompt)
+        text = torch.cat([self.encode_prompt(negative_prompt), text]) if guided else text
         with self.installed(norm=norm, sees=sees, branches=branches) as edit:
-            predict = _Predictor(self, edit, controls, scales, tuple(keys), long)
+            predict = self.predictor(edit, controls, scales, keys, long)
             if latents is None:
                 latents = self._start(
                     start, source, source_prompt, F, predict, num_inference_steps, generator
@@ -226,10 +226,10 @@ class ControlVideoPipeline(DiffusionPipeline):
 
         Without guidance, with the source's prompt and controls; arguments as of a call.
         """
-        controls, scales = self._controls(control, control_scale)
+        controls, scales = self.controls(control, control_scale)
         _check_long(long, norm, sees, branches)
         with self.installed(norm=norm, sees=sees, branches=branches) as edit:
-            predict = _Predictor(self, edit, controls, scales, tuple(keys), long)
+            predict = self.predictor(edit, controls, scales, keys, long)
             return self._invert(source, source_prompt, predict, num_inference_steps)
 
     def preview(
@@ -271,7 +271,7 @@ class ControlVideoPipeline(DiffusionPipeline):
         source: Any,
         source_prompt: str,
         F: int,
-        predict: "_Predictor",
+        predict: "Predictor",
         steps: int,
         generator: torch.Generator | None,
     ) -> Tensor:
@@ -288,18 +288,29 @@ class ControlVideoPipeline(DiffusionPipeline):
         noise = torch.randn(shape, generator=generator, device=device)
         return (noise * self.scheduler.init_noise_sigma).expand(F, -1, -1, -1)
 
-    def _invert(self, source: Any, prompt: str, predict: "_Predictor", steps: int) -> Tensor:
+    def _invert(self, source: Any, prompt: str, predict: "Predictor", steps: int) -> Tensor:
         x = self.encode(source)
         if len(x) != predict.frames:
             raise ValueError(
                 f"want a control image for each frame, got {predict.frames} for {len(x)} frames"
             )
-        text = self._encode(prompt)
+        text = self.encode_prompt(prompt)
         inverse: Any = DDIMInverseScheduler.from_config(self.scheduler.config)
         inverse.set_timesteps(steps, device=self._execution_device)
         for t in self._shown(inverse.timesteps):
             x = inverse.step(predict(x, t, text), t, x).prev_sample
         return x
+
+    def predictor(
+        self,
+        edit: Installation,
+        controls: list[Tensor],
+        scales: list[float],
+        keys: Sequence[int] = (0,),
+        long: Windows | Stream | None = None,
+    ) -> "Predictor":
+        """Return what denoises a video under an installed adapter; see `controls`."""
+        return Predictor(self, edit, controls, scales, tuple(keys), long)
 
     def _shown(self, timesteps: Tensor) -> Iterator[Tensor]:
         """Yield timesteps under diffusers' progress bar."""
@@ -311,7 +322,7 @@ class ControlVideoPipeline(DiffusionPipeline):
         """Pixels of a side for one of latents."""
         return 1 if self.vae is None else 2 ** (len(self.vae.config["block_out_channels"]) - 1)
 
-    def _encode(self, prompt: str) -> Tensor:
+    def encode_prompt(self, prompt: str) -> Tensor:
         """Return the prompt's hidden states, `[1, tokens, width]`."""
         ids = self.tokenizer(
             prompt,
@@ -347,7 +358,7 @@ class ControlVideoPipeline(DiffusionPipeline):
             )
         return x
 
-    def _controls(
+    def controls(
         self, control: Any, scale: float | Sequence[float]
     ) -> tuple[list[Tensor], list[float]]:
         """Return the control videos and scales, one of each ControlNet."""
@@ -366,7 +377,7 @@ class ControlVideoPipeline(DiffusionPipeline):
         return videos, scales
 
 
-class _Predictor:
+class Predictor:
     """The UNet with its ControlNets, on a whole video, on windows of it, or on a stream."""
 
     def __init__(
@@ -378,6 +389,7 @@ class _Predictor:
         keys: tuple[int, ...],
         long: Windows | Stream | None,
     ) -> None:
+        """Take what `ControlVideoPipeline.predictor` is given."""
         self.pipe, self.edit, self.controls, self.scales = pipe, edit, controls, scales
         self.keys, self.long = keys, long
         self.frames, self.size = len(controls[0]), controls[0].shape[2:]

@@ -1,0 +1,248 @@
+r"""Tuning on the one video: the adapter learns to denoise it under its own prompt and controls.
+
+    minimise  E |target - model(x_t, t, source prompt, control)|^2
+
+One time for all frames of a step, noise of each frame its own, and only the adapter's parameters:
+they alone are in the optimizer, they alone have gradients, and they alone are clipped. (In the
+authors' code nothing is frozen and the gradients of all weights are clipped together, under fp16
+before those of the untrained ones are unscaled; their learning rate is a label of another kind.)
+
+What is random has names, (seed, step): a run that was killed goes on to the bit.
+
+Source: thu-ml/controlvideo at 23b6b0b, `train.py` and its configurations: AdamW, 3e-5, decay 0.01,
+clip 1, no text dropout; 80 steps for edges, 300 for HED, 500 for depth, 1500 for pose.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from core.controlvideo.norms import Norm
+from core.controlvideo.pipeline import ControlVideoPipeline
+from core.train.checkpoint import checkpoints, load, save
+from core.train.distributed import SINGLE
+from core.train.folder import Diverged
+from core.train.progress import Show
+from core.train.seeds import generator
+
+Trained = Literal["out", "temporal", "both"]
+"""The output projections of self-attention, the temporal branches, or the paper's choice."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to tune; the defaults are the authors' for edges."""
+
+    steps: int = 80
+    learning_rate: float = 3e-5
+    weight_decay: float = 1e-2
+    clip: float = 1.0
+    """Norm that the gradient of what is trained is scaled down to."""
+    trained: Trained = "both"
+    norm: Norm = "frame"
+    keys: tuple[int, ...] = (0,)
+    seed: int = 0
+    checkpointing: bool = False
+    """Compute activations again in the backward pass, for less memory."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be tuned."""
+        if self.steps < 1:
+            raise ValueError(f"want steps >= 1, got {self.steps}")
+        for name in ("learning_rate", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"want {name} > 0, got {getattr(self, name)}")
+        if self.weight_decay < 0 or self.seed < 0:
+            raise ValueError(
+                f"want weight_decay and seed >= 0, got {self.weight_decay} and {self.seed}"
+            )
+        if self.trained not in ("out", "temporal", "both"):
+            raise ValueError(f"want trained out, temporal or both, got {self.trained!r}")
+
+
+def tune(
+    pipe: ControlVideoPipeline,
+    source: Any,
+    prompt: str,
+    control: Any,
+    recipe: Recipe | None = None,
+    *,
+    control_scale: float | Sequence[float] = 1.0,
+    out: str | Path | None = None,
+    save_every: int = 50,
+    resume: bool = False,
+    show: bool = False,
+) -> list[float]:
+    """Tune the pipeline's adapter on a video, in place; return the loss before each step.
+
+    Args:
+        pipe: its models are frozen for the time, and evaluated as they are.
+        source: the video, as for a call of the pipeline.
+        prompt: what it shows.
+        control: its controls.
+        recipe: how; None: `Recipe()`.
+        control_scale: of each ControlNet.
+        out: folder for checkpoints; None: none.
+        save_every: steps between them.
+        resume: go on from the newest checkpoint in `out`, if there is one.
+        show: progress, with loss and time left, on standard error.
+
+    Raises:
+        ValueError: a video or control that does not fit, or a checkpoint of another run.
+        Diverged: the loss is no number; the adapter is as after the step before.
+    """
+    recipe = Recipe() if recipe is None else recipe
+    tuner = Tuner(pipe, source, prompt, control, recipe, control_scale=control_scale)
+    folder = None if out is None else Path(out)
+    if folder is not None and resume and (found := checkpoints(folder)):
+        tuner.resume(found[-1])
+    losses = []
+    with tuner, Show("step", recipe.steps, done=tuner.done, quiet=not show) as shown:
+        while tuner.done < recipe.steps:
+            losses.append(tuner.step())
+            shown(tuner.done, f"loss {losses[-1]:.4f}")
+            last = tuner.done == recipe.steps
+            if folder is not None and (last or tuner.done % save_every == 0):
+                tuner.save(folder)
+    return losses
+
+
+class Tuner:
+    """A video and the optimizer of an adapter; entered, `step` after `step`."""
+
+    def __init__(
+        self,
+        pipe: ControlVideoPipeline,
+        source: Any,
+        prompt: str,
+        control: Any,
+        recipe: Recipe,
+        *,
+        control_scale: float | Sequence[float] = 1.0,
+    ) -> None:
+        """Encode the video and its prompt; arguments as of `tune`."""
+        self.pipe, self.recipe, self.done = pipe, recipe, 0
+        self.controls, self.scales = pipe.controls(control, control_scale)
+        self.x = pipe.encode(source)
+        if len(self.x) != len(self.controls[0]):
+            raise ValueError(
+                f"want a control image for each frame, got {len(self.controls[0])} for "
+                f"{len(self.x)} frames"
+            )
+        with torch.no_grad():
+            self.text = pipe.encode_prompt(prompt)
+        self.trained = _parameters(pipe.adapter, recipe.trained)
+        self.optimizer = torch.optim.AdamW(
+            self.trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self.identity = asdict(recipe) | {"prompt": prompt, "scales": str(self.scales)}
+        self.identity |= {"keys": str(recipe.keys), "data": _digest([self.x, *self.controls])}
+        self.identity.pop("steps")  # a run may be made longer
+
+    def __enter__(self) -> "Tuner":
+        """Freeze the base, and install the adapter."""
+        self.frozen = [self.pipe.unet, *_nets(self.pipe)]
+        self.required = [p.requires_grad for model in self.frozen for p in model.parameters()]
+        for model in self.frozen:
+            model.requires_grad_(False)
+            if self.recipe.checkpointing:
+                model.enable_gradient_checkpointing()
+                model.train()  # where diffusers checkpoints; dropout is zero
+        for p in self.pipe.adapter.parameters():
+            p.requires_grad_(False)
+        for p in self.trained:
+            p.requires_grad_(True)
+        self.context = self.pipe.installed(norm=self.recipe.norm)
+        self.edit = self.context.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Give the base back as it was, without gradients."""
+        self.context.__exit__(*error)
+        self.optimizer.zero_grad(set_to_none=True)
+        for model in self.frozen:
+            if self.recipe.checkpointing:
+                model.disable_gradient_checkpointing()
+                model.eval()
+        parameters = [p for model in self.frozen for p in model.parameters()]
+        for p, required in zip(parameters, self.required, strict=True):
+            p.requires_grad_(required)
+        self.pipe.adapter.requires_grad_(False)
+
+    def step(self) -> float:
+        """Take one step; return the loss before it.
+
+        Raises:
+            Diverged: it is no number; nothing was changed.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.trained, self.recipe.clip)
+        value = loss.item()
+        if not (math.isfinite(value) and torch.isfinite(norm)):
+            raise Diverged(
+                f"the loss of step {self.done + 1} is {value}, its gradient's norm {norm.item()}, "
+                f"at a learning rate of {self.recipe.learning_rate:.3g}: lower it"
+            )
+        self.optimizer.step()
+        self.done += 1
+        return value
+
+    def loss(self) -> Tensor:
+        """Return the loss of the next step."""
+        scheduler, x = self.pipe.scheduler, self.x
+        rng = generator(self.recipe.seed, self.done)
+        steps = scheduler.config["num_train_timesteps"]
+        t = torch.tensor([int(rng.integers(steps))], device=x.device)
+        noise = torch.from_numpy(rng.standard_normal(x.shape)).to(x)
+        noised = scheduler.add_noise(x, noise, t)
+        predict = self.pipe.predictor(self.edit, self.controls, self.scales, self.recipe.keys)
+        found = predict(noised, t[0], self.text)
+        if scheduler.config["prediction_type"] == "v_prediction":
+            noise = scheduler.get_velocity(x, noise, t.expand(len(x)))
+        return (found.float() - noise.float()).square().mean()
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint."""
+        save(
+            folder,
+            self.done,
+            self.pipe.adapter,
+            self.optimizer,
+            run=self.identity,
+            world=SINGLE,
+        )
+
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint."""
+        for p in self.pipe.adapter.parameters():
+            p.requires_grad_(False)
+        for p in self.trained:
+            p.requires_grad_(True)
+        self.done = load(path, self.pipe.adapter, self.optimizer, run=self.identity)
+
+
+def _parameters(adapter: nn.Module, trained: Trained) -> list[nn.Parameter]:
+    wanted = {"out": ("deltas",), "temporal": ("branches",), "both": ("deltas", "branches")}[
+        trained
+    ]
+    return [p for name, p in adapter.named_parameters() if name.split(".")[0] in wanted]
+
+
+def _nets(pipe: ControlVideoPipeline) -> list[Any]:
+    return list(getattr(pipe.controlnet, "nets", [pipe.controlnet]))
+
+
+def _digest(tensors: list[Tensor]) -> str:
+    """Return a name for what a video and its controls are."""
+    digest = hashlib.sha256()
+    for x in tensors:
+        digest.update(x.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,157 @@
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from core.controlvideo.pipeline import ControlVideoPipeline
+from core.controlvideo.tuning import Recipe, Tuner, tune
+from core.train.folder import Diverged
+
+F = 3
+FAST: dict[str, Any] = {"learning_rate": 1e-2, "weight_decay": 0.0}
+
+
+@pytest.fixture
+def pipe(parts):
+    made = ControlVideoPipeline(**parts)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def video(seed, frames=F):
+    return torch.rand(frames, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def state(pipe):
+    return {k: v.clone() for k, v in pipe.adapter.state_dict().items()}
+
+
+def moved(before, after):
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_tuning_learns_the_video_and_leaves_the_base(pipe):
+    models = [pipe.unet, pipe.controlnet, pipe.text_encoder, pipe.vae]
+    before = [{k: v.clone() for k, v in m.state_dict().items()} for m in models]
+    recipe = Recipe(steps=40, **FAST)
+    losses = tune(pipe, video(0), "a red disc", video(1), recipe)
+    assert len(losses) == 40
+    # the same times and noise, before and after
+    tuner = Tuner(pipe, video(0), "a red disc", video(1), recipe)
+    again = []
+    with tuner, torch.no_grad():
+        for tuner.done in range(40):
+            again.append(tuner.loss().item())
+    assert sum(again) < 0.9 * sum(losses)
+    for model, was in zip(models, before, strict=True):
+        assert not moved(was, model.state_dict())
+        assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("trained", "parts_moved"),
+    [("out", {"deltas"}), ("temporal", {"branches"}), ("both", {"deltas", "branches"})],
+)
+def test_what_is_trained_is_what_was_asked(pipe, trained, parts_moved):
+    before = state(pipe)
+    tune(pipe, video(0), "a", video(1), Recipe(steps=3, trained=trained, **FAST))
+    assert {name.split(".")[0] for name in moved(before, state(pipe))} == parts_moved
+
+
+def test_the_loss_is_that_of_the_noise_with_one_time_for_all_frames(pipe):
+    """By hand: the prediction of a plain call of UNet and ControlNet, on one frame."""
+    from core.train.seeds import generator
+
+    tuner = Tuner(pipe, video(0, 1), "a red disc", video(1, 1), Recipe(seed=4))
+    tuner.done = 7
+    with tuner, torch.no_grad():
+        found = tuner.loss().item()
+    rng = generator(4, 7)
+    t = int(rng.integers(1000))
+    x = pipe.encode(video(0, 1))
+    noise = torch.from_numpy(rng.standard_normal(x.shape)).float()
+    alpha = pipe.scheduler.alphas_cumprod[t]
+    noised = alpha.sqrt() * x + (1 - alpha).sqrt() * noise
+    with torch.no_grad():
+        text = pipe.encode_prompt("a red disc")
+        down, mid = pipe.controlnet(noised, t, text, video(1, 1), return_dict=False)
+        out = pipe.unet(
+            noised,
+            t,
+            text,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=mid,
+        ).sample
+    assert found == pytest.approx((out - noise).square().mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["frame", "video"])
+def test_checkpointing_changes_nothing(pipe, norm):
+    before, ends = state(pipe), []
+    for checkpointing in (False, True):
+        pipe.adapter.load_state_dict(before)
+        recipe = Recipe(steps=2, checkpointing=checkpointing, norm=norm, **FAST)
+        losses = tune(pipe, video(0), "a", video(1), recipe)
+        ends.append((losses, state(pipe)))
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-5)
+    for name, end in ends[0][1].items():
+        torch.testing.assert_close(ends[1][1][name], end, rtol=1e-3, atol=1e-4)
+    assert not pipe.unet.training
+
+
+def test_a_run_that_stopped_goes_on_to_the_bit(pipe, tmp_path):
+    before = state(pipe)
+    whole = tune(pipe, video(0), "a", video(1), Recipe(steps=6, **FAST))
+    end = state(pipe)
+    pipe.adapter.load_state_dict(before)
+    first = tune(pipe, video(0), "a", video(1), Recipe(steps=4, **FAST), out=tmp_path, save_every=2)
+    with torch.no_grad():  # what a new process would find
+        pipe.adapter.load_state_dict(before)
+    rest = tune(pipe, video(0), "a", video(1), Recipe(steps=6, **FAST), out=tmp_path, resume=True)
+    assert first + rest == whole
+    assert not moved(end, state(pipe))
+    with pytest.raises(ValueError, match="learning_rate"):
+        tune(pipe, video(0), "a", video(1), Recipe(steps=9), out=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="data"):
+        tune(pipe, video(2), "a", video(1), Recipe(steps=9, **FAST), out=tmp_path, resume=True)
+
+
+def test_only_what_is_trained_is_clipped(pipe):
+    """After clipping, the gradient of the adapter has the norm that was asked for."""
+    tuner = Tuner(pipe, video(0), "a", video(1), Recipe(clip=1e-3))
+    with tuner:
+        tuner.step()
+        grads = [p.grad for p in tuner.trained if p.grad is not None]
+        norm = math.sqrt(sum(float(g.square().sum()) for g in grads))
+    assert all(p.grad is None for p in tuner.trained)
+    assert norm == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_loss_that_is_no_number_changes_nothing(pipe):
+    with torch.no_grad():
+        next(iter(pipe.adapter.deltas.values())).weight[0, 0] = math.inf
+    before = state(pipe)
+    with pytest.raises(Diverged, match="lower it"):
+        tune(pipe, video(0), "a", video(1), Recipe(steps=2))
+    assert not moved(before, state(pipe))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps >= 1"),
+        ({"learning_rate": 0.0}, "learning_rate > 0"),
+        ({"clip": math.inf}, "clip > 0"),
+        ({"seed": -1}, "seed >= 0"),
+        ({"trained": "all"}, "'all'"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**options)
+
+
+def test_a_control_for_each_frame(pipe):
+    with pytest.raises(ValueError, match="got 2 for 3 frames"):
+        tune(pipe, video(0), "a", video(1, 2), Recipe(steps=1))
