@@ -7,7 +7,8 @@ import torch
 from diffusers.pipelines.controlnet.pipeline_controlnet import StableDiffusionControlNetPipeline
 
 from core.controlvideo.adapter import ControlVideoAdapter
-from core.controlvideo.pipeline import ControlVideoPipeline, Stream
+from core.controlvideo.pipeline import ControlVideoPipeline
+from core.controlvideo.predictor import Stream
 from core.controlvideo.windows import Windows
 
 CLOSE = 2e-5

@@ -1,15 +1,7 @@
-"""Kernels are tested where there is a GPU on it, elsewhere in Triton's interpreter."""
-
-import os
-import sys
+"""What tests of kernels share; `tests/conftest.py` chooses where they run."""
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    # chosen as Triton is imported, for the whole process: its own functions are kernels too
-    assert "triton" not in sys.modules, "Triton was imported before tests/kernels could choose"
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 `attention` (what frames see of each other), `norms` (over what statistics are taken), `adapter`
 (an edit as a file of its own, installed on a Stable Diffusion UNet and its ControlNets), `pipeline`
-(a video, its controls and a prompt in, the edited video out), `windows` (long videos), `tuning`
-(the adapter learns the one video).
+(a video, its controls and a prompt in, the edited video out), `predictor` (the models on a video,
+whole, in parts or as a stream), `windows` (long videos), `tuning` (the adapter learns the one
+video).
 """

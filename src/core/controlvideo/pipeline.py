@@ -32,6 +32,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from core.controlvideo.adapter import ControlVideoAdapter, Installation
 from core.controlvideo.attention import Sees
 from core.controlvideo.norms import Norm
+from core.controlvideo.predictor import Predictor, Stream, check_long
 from core.controlvideo.windows import Windows
 
 Start = Literal["inverted", "shared", "independent"]
@@ -45,18 +46,6 @@ class ControlVideoOutput(BaseOutput):
     frames: Any
     """`[F, 3, H, W]` in [0, 1] for `output_type` `pt`; `[F, H, W, 3]` for `np`; a list of F images
     for `pil`; latents `[F, C, h, w]` for `latent`."""
-
-
-@dataclass(frozen=True)
-class Stream:
-    """Frames a chunk at a time beside the key frames: activations for a chunk, however long.
-
-    For frame norms without temporal branches, where it equals the whole, to rounding. It keeps the
-    key frames' tokens of one step: at SD 1.5's size, 512 x 512, half precision, with one ControlNet
-    some 32 MB for each half of guidance.
-    """
-
-    chunk: int = 8
 
 
 class ControlVideoPipeline(DiffusionPipeline):
@@ -180,7 +169,7 @@ class ControlVideoPipeline(DiffusionPipeline):
         """
         controls, scales = self.controls(control, control_scale)
         F = len(controls[0])
-        _check_long(long, norm, sees, branches)
+        check_long(long, norm, sees, branches)
         guided = guidance_scale > 1
         text = self.encode_prompt(prompt)
         text = torch.cat([self.encode_prompt(negative_prompt), text]) if guided else text
@@ -227,7 +216,7 @@ class ControlVideoPipeline(DiffusionPipeline):
         Without guidance, with the source's prompt and controls; arguments as of a call.
         """
         controls, scales = self.controls(control, control_scale)
-        _check_long(long, norm, sees, branches)
+        check_long(long, norm, sees, branches)
         with self.installed(norm=norm, sees=sees, branches=branches) as edit:
             predict = self.predictor(edit, controls, scales, keys, long)
             return self._invert(source, source_prompt, predict, num_inference_steps)
@@ -271,7 +260,7 @@ class ControlVideoPipeline(DiffusionPipeline):
         source: Any,
         source_prompt: str,
         F: int,
-        predict: "Predictor",
+        predict: Predictor,
         steps: int,
         generator: torch.Generator | None,
     ) -> Tensor:
@@ -288,7 +277,7 @@ class ControlVideoPipeline(DiffusionPipeline):
         noise = torch.randn(shape, generator=generator, device=device)
         return (noise * self.scheduler.init_noise_sigma).expand(F, -1, -1, -1)
 
-    def _invert(self, source: Any, prompt: str, predict: "Predictor", steps: int) -> Tensor:
+    def _invert(self, source: Any, prompt: str, predict: Predictor, steps: int) -> Tensor:
         x = self.encode(source)
         if len(x) != predict.frames:
             raise ValueError(
@@ -308,9 +297,11 @@ class ControlVideoPipeline(DiffusionPipeline):
         scales: list[float],
         keys: Sequence[int] = (0,),
         long: Windows | Stream | None = None,
-    ) -> "Predictor":
+    ) -> Predictor:
         """Return what denoises a video under an installed adapter; see `controls`."""
-        return Predictor(self, edit, controls, scales, tuple(keys), long)
+        return Predictor(
+            self.unet, self.controlnet, self.scheduler, edit, controls, scales, tuple(keys), long
+        )
 
     def _shown(self, timesteps: Tensor) -> Iterator[Tensor]:
         """Yield timesteps under diffusers' progress bar."""
@@ -375,95 +366,3 @@ class ControlVideoPipeline(DiffusionPipeline):
         if len({v.shape for v in videos}) != 1:
             raise ValueError(f"want controls of one shape, got {[list(v.shape) for v in videos]}")
         return videos, scales
-
-
-class Predictor:
-    """The UNet with its ControlNets, on a whole video, on windows of it, or on a stream."""
-
-    def __init__(
-        self,
-        pipe: ControlVideoPipeline,
-        edit: Installation,
-        controls: list[Tensor],
-        scales: list[float],
-        keys: tuple[int, ...],
-        long: Windows | Stream | None,
-    ) -> None:
-        """Take what `ControlVideoPipeline.predictor` is given."""
-        self.pipe, self.edit, self.controls, self.scales = pipe, edit, controls, scales
-        self.keys, self.long = keys, long
-        self.frames, self.size = len(controls[0]), controls[0].shape[2:]
-        edit.clip.keys = keys
-
-    def __call__(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        """Return predictions `[halves F, C, h, w]` of latents `[F, C, h, w]`."""
-        halves = len(text)
-        everything = range(self.frames)
-        if isinstance(self.long, Windows):
-            self.edit.clip.keys = (0,)
-            # windows are cut along frames: the halves go side by side in the channels
-            fused = self.long.fuse(
-                self.frames, lambda at: _beside(self._some(x, t, text, at), halves)
-            )
-            return fused.unflatten(1, (halves, -1)).transpose(0, 1).flatten(0, 1)
-        if isinstance(self.long, Stream):
-            return self._stream(x, t, text)
-        return self._some(x, t, text, everything)
-
-    def _stream(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        assert isinstance(self.long, Stream)
-        clip, halves = self.edit.clip, len(text)
-        out = x.new_empty(halves, *x.shape)
-        clip.keys, clip.record = tuple(range(len(self.keys))), {}
-        try:
-            first = self._some(x, t, text, self.keys)
-            out[:, list(self.keys)] = first.unflatten(0, (halves, -1))
-            clip.cache, clip.record = clip.record, None
-            rest = [i for i in range(self.frames) if i not in self.keys]
-            for start in range(0, len(rest), self.long.chunk):
-                at = rest[start : start + self.long.chunk]
-                out[:, at] = self._some(x, t, text, at).unflatten(0, (halves, -1))
-        finally:
-            clip.cache, clip.record = None, None
-        return out.flatten(0, 1)
-
-    def _some(self, x: Tensor, t: Tensor, text: Tensor, at: Sequence[int]) -> Tensor:
-        """Return predictions `[halves len(at), C, h, w]` of some of the frames."""
-        pipe, halves, index = self.pipe, len(text), list(at)
-        self.edit.clip.frames = len(index)
-        some = pipe.scheduler.scale_model_input(x[index], t).repeat(halves, 1, 1, 1)
-        states = text.repeat_interleave(len(index), 0)
-        conds = [c[index].repeat(halves, 1, 1, 1) for c in self.controls]
-        several = isinstance(pipe.controlnet, MultiControlNetModel)
-        down, mid = pipe.controlnet(
-            some,
-            t,
-            states,
-            conds if several else conds[0],
-            self.scales if several else self.scales[0],
-            return_dict=False,
-        )
-        return pipe.unet(
-            some,
-            t,
-            states,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=mid,
-            return_dict=False,
-        )[0]
-
-
-def _beside(x: Tensor, halves: int) -> Tensor:
-    """Return `[F, halves C, h, w]` of `[halves F, C, h, w]`."""
-    return x.unflatten(0, (halves, -1)).transpose(0, 1).flatten(1, 2)
-
-
-def _check_long(long: Windows | Stream | None, norm: Norm, sees: Sees, branches: bool) -> None:
-    if isinstance(long, Stream) and (norm != "frame" or sees != "key" or branches):
-        raise ValueError(
-            "want norm='frame', sees='key' and branches=False for a stream, where a frame depends "
-            f"on itself and the key frames alone, got {norm!r}, {sees!r} and branches={branches}: "
-            "use Windows"
-        )
-    if isinstance(long, Stream) and long.chunk < 1:
-        raise ValueError(f"want chunks of at least one frame, got {long.chunk}")
