@@ -87,7 +87,7 @@ class Predictor:
         """Return predictions `[halves len(at), C, h, w]` of some of the frames."""
         halves, index = len(text), list(at)
         self.edit.clip.frames = len(index)
-        some = self.scheduler.scale_model_input(x[index], t).repeat(halves, 1, 1, 1)
+        some = x[index].repeat(halves, 1, 1, 1)  # DDIM does not scale a model's input
         states = text.repeat_interleave(len(index), 0)
         conds = [c[index].repeat(halves, 1, 1, 1) for c in self.controls]
         several = isinstance(self.controlnet, MultiControlNetModel)
