@@ -1,0 +1,257 @@
+r"""Make the small model: `python -m core.controlvideo.pretrain --out FOLDER`.
+
+    base         text encoder and UNet learn to paint captioned scenes
+    controlnets  one for each control, on the frozen base, from a copy of its encoder
+    card         what the result can do, counted on new scenes, and a sheet of samples
+
+Each stage writes what it made and is not done again by the same command. What is random is named by
+(seed, stage, step).
+"""
+
+import csv
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from core.controlvideo import scenes as scene
+from core.controlvideo import small
+from core.provenance import provenance
+from core.train.progress import Show
+from core.train.seeds import generator
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the small model is made."""
+
+    steps: int = 2400
+    """Of the base."""
+    control_steps: int = 400
+    """Of each ControlNet."""
+    batch: int = 32
+    learning_rate: float = 2e-3
+    without_caption: float = 0.1
+    """How often the base sees an empty caption: guidance needs it."""
+    without_caption_controlled: float = 0.3
+    """How often a ControlNet does: what the caption does not say, the control has to."""
+    seed: int = 0
+
+
+SMOKE = Recipe(steps=60, control_steps=20, batch=16)
+"""A minute; shows that the loss falls, and makes nothing worth having."""
+
+
+class Run:
+    """A folder that fills with the stages of a run."""
+
+    def __init__(self, out: Path, recipe: Recipe, *, show: bool = True) -> None:
+        """Start a run, or go on with one."""
+        self.out, self.recipe, self.show = out, recipe, show
+        out.mkdir(parents=True, exist_ok=True)
+        self.scheduler = small.make_scheduler()
+
+    def log(self, stage: str) -> "Log":
+        """Return where a stage writes its loss."""
+        return Log(self.out / f"loss_{stage}.csv")
+
+    def base(self) -> None:
+        """Train text encoder and UNet together."""
+        if (self.out / "unet").is_dir():
+            return
+        torch.manual_seed(self.recipe.seed)
+        tokenizer = small.make_tokenizer()
+        text_encoder = small.make_text_encoder(len(tokenizer))
+        unet = small.make_unet()
+        model = nn.ModuleList([text_encoder, unet])
+        for step, average in self.train(model, "base", 0, self.recipe.steps):
+            noised, t, wanted, words, _ = self.batch(0, step, self.recipe.without_caption)
+            states = encode(tokenizer, text_encoder, words)
+            loss = (unet(noised, t, states).sample - wanted).square().mean()
+            average(loss)
+        self.keep(text_encoder, "text_encoder")
+        tokenizer.save_pretrained(self.out / "tokenizer")
+        self.scheduler.save_pretrained(self.out / "scheduler")
+        self.keep(unet, "unet")
+
+    def controlnet(self, kind: str) -> None:
+        """Train the ControlNet of one control."""
+        name = f"controlnet_{kind}"
+        if (self.out / name).is_dir():
+            return
+        tokenizer = CLIPTokenizer.from_pretrained(self.out / "tokenizer")
+        text_encoder = CLIPTextModel.from_pretrained(self.out / "text_encoder").float()
+        unet: Any = UNet2DConditionModel.from_pretrained(self.out / "unet")
+        stage = 1 + scene.CONTROLS.index(kind)
+        torch.manual_seed(self.recipe.seed)
+        net = small.make_controlnet(unet)
+        unet.requires_grad_(False)
+        text_encoder.requires_grad_(False)
+        for step, average in self.train(net, name, stage, self.recipe.control_steps):
+            noised, t, wanted, words, seen = self.batch(
+                stage, step, self.recipe.without_caption_controlled
+            )
+            states = encode(tokenizer, text_encoder, words)
+            found = controlled(unet, net, noised, t, states, scene.control(seen, kind))
+            average((found - wanted).square().mean())
+        self.keep(net, name)
+
+    def batch(
+        self, stage: int, step: int, without: float
+    ) -> tuple[Tensor, Tensor, Tensor, list[str], scene.Scenes]:
+        """Return noised images, their times, the v to predict, captions and scenes."""
+        rng = generator(self.recipe.seed, stage, step)
+        seen = scene.draw(self.recipe.batch, rng)
+        words = [w if rng.random() >= without else "" for w in scene.captions(seen, rng)]
+        x = scene.render(seen).image * 2 - 1
+        noise = torch.from_numpy(rng.standard_normal(x.shape)).float()
+        t = torch.from_numpy(rng.integers(1000, size=len(x)))
+        noised = self.scheduler.add_noise(x, noise, t)
+        return noised, t, self.scheduler.get_velocity(x, noise, t), words, seen
+
+    def train(
+        self, model: nn.Module, name: str, stage: int, steps: int
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield steps, each with a function that takes its loss; at the end keep the average."""
+        model.train()
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=self.recipe.learning_rate, weight_decay=1e-3, betas=(0.9, 0.99)
+        )
+        rate = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            self.recipe.learning_rate,
+            total_steps=steps,
+            pct_start=min(0.3, 50 / steps),
+            cycle_momentum=False,
+        )
+        averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99))
+        with self.log(name) as log, Show(name, steps, quiet=not self.show) as shown:
+            for step in range(steps):
+
+                def take(loss: Tensor) -> None:
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                    optimizer.step()
+                    rate.step()
+                    averaged.update_parameters(model)
+                    log.take(loss.item())
+
+                yield step, take
+                shown(step + 1, f"loss {log.recent:.4f}")
+        model.load_state_dict(averaged.module.state_dict())
+        model.eval()
+
+    def keep(self, model: Any, name: str) -> None:
+        """Write a part of the checkpoint in half precision, whole or not at all."""
+        part = self.out / f".{name}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        model.half().save_pretrained(part)
+        part.rename(self.out / name)
+        model.float()
+
+
+class Log:
+    """The loss of a stage, its mean over each 20 steps, as a table."""
+
+    EVERY = 20
+
+    def __init__(self, path: Path) -> None:
+        """Name the file."""
+        self.path, self.losses, self.began = path, [], time.monotonic()
+
+    def __enter__(self) -> "Log":
+        """Write the head."""
+        self.file = self.path.open("w", newline="")
+        self.table = csv.writer(self.file)
+        self.table.writerow(["step", "loss", "seconds"])
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the file."""
+        self.file.close()
+
+    def take(self, loss: float) -> None:
+        """Take the loss of one step."""
+        self.losses.append(loss)
+        if len(self.losses) % self.EVERY == 0:
+            seconds = time.monotonic() - self.began
+            self.table.writerow([len(self.losses), f"{self.recent:.5f}", f"{seconds:.0f}"])
+            self.file.flush()
+
+    @property
+    def recent(self) -> float:
+        """The mean of the last steps."""
+        return float(np.mean(self.losses[-self.EVERY :]))
+
+
+def encode(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, words: Sequence[str]) -> Tensor:
+    """Return the states of prompts, `[B, tokens, width]`."""
+    ids = tokenizer(
+        list(words), padding="max_length", max_length=small.TOKENS, return_tensors="pt"
+    ).input_ids
+    return text_encoder(ids)[0]
+
+
+def controlled(
+    unet: Any, net: ControlNetModel, x: Tensor, t: Tensor, states: Tensor, control: Tensor
+) -> Tensor:
+    """Return the prediction of a UNet with the residuals of one ControlNet."""
+    down, mid = net(x, t, states, control, return_dict=False)
+    return unet(
+        x,
+        t,
+        states,
+        down_block_additional_residuals=down,
+        mid_block_additional_residual=mid,
+    ).sample
+
+
+def manifest(out: Path, recipe: Recipe) -> None:
+    """Write what was made from what: recipe, versions, and a hash of each file of weights."""
+    files = sorted(out.rglob("*.safetensors"))
+    content = {
+        "recipe": asdict(recipe),
+        "provenance": provenance(Path(__file__).parents[3]),
+        "files": {
+            str(path.relative_to(out)): {
+                "bytes": path.stat().st_size,
+                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            }
+            for path in files
+        },
+    }
+    (out / "manifest.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True)
+@click.option("--smoke", is_flag=True, help="A minute's run: does the script still learn?")
+@click.option("--control", "controls", multiple=True, type=click.Choice(scene.CONTROLS))
+@click.option("--seed", default=0, show_default=True)
+@click.option("--quiet", is_flag=True, help="No progress.")
+def main(out: Path, smoke: bool, controls: tuple[str, ...], seed: int, quiet: bool) -> None:
+    """Train the small text-to-image model and its ControlNets on procedural scenes."""
+    recipe = Recipe(**{**asdict(SMOKE if smoke else Recipe()), "seed": seed})
+    run = Run(out, recipe, show=not quiet)
+    run.base()
+    for kind in controls or scene.CONTROLS:
+        run.controlnet(kind)
+    manifest(out, recipe)
+
+
+if __name__ == "__main__":
+    main()
