@@ -1,0 +1,218 @@
+r"""How good an edit is, where the correct one is known.
+
+On procedural videos (`scenes`) everything can be counted: what the prompt asked for, what should
+have stayed, and whether a point of the object looks the same wherever it goes. `temporal_cosine`
+and `clip_features` are what the field uses elsewhere; they see less (a drift so slow that each step
+is small, a video that does not move).
+
+Symbols: `F` frames, `S` pixels of a side, `P` points.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, grid_sample, max_pool2d, normalize
+
+from core.controlvideo.scenes import COLOURS, SHAPES, Rendered, Scenes, render
+
+CONTRAST = 0.12
+"""Brightness between dark and bright parts from which an object counts as striped."""
+STEP = 0.12
+"""Change of a channel over two pixels from which there is an edge."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """An edited video beside the true edit; each a mean over its frames."""
+
+    colour: float
+    """Part of the frames whose object has the colour that was asked for."""
+    texture: float
+    shape: float
+    """Part of the frames whose object looks most like the shape that was asked for."""
+    prompt: float
+    """Part of the frames where colour, texture and shape are right."""
+    error: float
+    """|edit - true edit|, of pixels in [0, 1]."""
+    ground_error: float
+    """The same, where the ground is seen."""
+    object_error: float
+    """The same, on the object."""
+    iou: float
+    """Of the object's mask: intersection over union."""
+    edge_f1: float
+    """Of edges, to a pixel."""
+    object_flicker: float
+    """Standard deviation over frames of a point that moves with the object."""
+    ground_flicker: float
+    """The same of a point of the ground that is seen in all frames."""
+
+    def asdict(self) -> dict[str, float]:
+        """Return the numbers by name."""
+        return asdict(self)
+
+
+def score(edit: Tensor, truth: Scenes) -> Score:
+    """Return how an edit compares with the true one.
+
+    Args:
+        edit: `[F, 3, S, S]` in [0, 1].
+        truth: the scenes that a correct edit shows; see `Scenes.edited`.
+
+    Raises:
+        ValueError: other numbers of frames, or no square images.
+    """
+    if edit.ndim != 4 or edit.shape[:2] != (len(truth), 3) or edit.shape[2] != edit.shape[3]:
+        raise ValueError(f"want an edit [{len(truth)}, 3, S, S], got {list(edit.shape)}")
+    size = edit.shape[-1]
+    seen = render(truth, size)
+    colour, texture = recognised(edit, seen)
+    masks = found_mask(edit, seen)
+    of_shapes = torch.stack(
+        [_iou(masks, render(truth.edited(shape=name), size).mask > 0.5) for name in SHAPES]
+    )
+    right = torch.stack(
+        [colour == truth.colour, texture == truth.texture, of_shapes.argmax(0) == truth.shape]
+    )
+    off = (edit - seen.image).abs().mean(1)
+    inside = seen.mask
+    parts = right.float().mean(1).tolist()
+    return Score(
+        colour=parts[0],
+        texture=parts[1],
+        shape=parts[2],
+        prompt=float(right.all(0).float().mean()),
+        error=float(off.mean()),
+        ground_error=float((off * (1 - inside)).sum() / (1 - inside).sum()),
+        object_error=float((off * inside).sum() / inside.sum()),
+        iou=float(_iou(masks, seen.mask > 0.5).mean()),
+        edge_f1=edge_f1(edit, seen.image),
+        object_flicker=flicker(object_points(edit, truth)),
+        ground_flicker=flicker(ground_points(edit, seen)),
+    )
+
+
+def recognised(image: Tensor, seen: Rendered) -> tuple[Tensor, Tensor]:
+    """Return the nearest colour and texture of objects, `[F]` indices each.
+
+    The brightest and the darkest third of the pixels within the object are the two colours of a
+    striped one; where they hardly differ it is plain.
+    """
+    core = seen.distance < -2.4 / image.shape[-1]
+    nominal = torch.tensor(list(COLOURS.values()))
+    black = (nominal.mean(1) < 0.3)[:, None]
+    high = torch.where(black, nominal + 0.5, nominal)
+    low = torch.where(black, nominal, 0.3 * nominal)
+    colours, textures = [], []
+    for frame, where in zip(image, core, strict=True):
+        pixels = frame[:, where].T  # [P, 3]
+        order = pixels[pixels.mean(1).argsort()]
+        third = max(1, len(order) // 3)
+        dark, bright = order[:third].mean(0), order[-third:].mean(0)
+        striped = bool((bright - dark).mean() > CONTRAST)
+        plain = (pixels.mean(0) - nominal).square().sum(1)
+        both = (bright - high).square().sum(1) + (dark - low).square().sum(1)
+        colours.append(int((both if striped else plain).argmin()))
+        textures.append(int(striped))
+    return torch.tensor(colours), torch.tensor(textures)
+
+
+def found_mask(image: Tensor, seen: Rendered) -> Tensor:
+    """Return where an object is found, `[F, S, S]` bool.
+
+    A pixel belongs to it if its colour is nearer to one that the object has in its core than to
+    what a plane fitted to the ground has there.
+    """
+    size = image.shape[-1]
+    at = (torch.arange(size) + 0.5) / size * 2 - 1
+    Y, X = torch.meshgrid(at, at, indexing="ij")
+    plane = torch.stack([torch.ones_like(X), X, Y], -1)  # [S, S, 3]
+    out = []
+    for frame, distance in zip(image, seen.distance, strict=True):
+        outside, core = distance > 3 / size, distance < -2.4 / size
+        fit = torch.linalg.lstsq(plane[outside], frame[:, outside].T).solution
+        ground = (plane @ fit).permute(2, 0, 1)
+        pixels = frame[:, core].T
+        order = pixels[pixels.mean(1).argsort()]
+        third = max(1, len(order) // 3)
+        own = torch.stack([order[:third].mean(0), order[-third:].mean(0)])
+        to_own = (frame[None] - own[:, :, None, None]).square().sum(1).amin(0)
+        out.append(to_own < (frame - ground).square().sum(0))
+    return torch.stack(out)
+
+
+def _iou(a: Tensor, b: Tensor) -> Tensor:
+    return (a & b).sum((1, 2)) / (a | b).sum((1, 2)).clamp(min=1)
+
+
+def edge_f1(image: Tensor, truth: Tensor) -> float:
+    """Return the F1 score of edges, `[F, 3, S, S]` each, where a pixel beside counts as found."""
+    a, b = edges(image), edges(truth)
+    near_a, near_b = (max_pool2d(e.float()[:, None], 3, 1, 1)[:, 0] > 0 for e in (a, b))
+    if not a.any() or not b.any():
+        return float(not a.any() and not b.any())
+    precision = (a & near_b).sum() / a.sum()
+    recall = (b & near_a).sum() / b.sum()
+    return float(2 * precision * recall / (precision + recall).clamp(min=1e-9))
+
+
+def edges(image: Tensor) -> Tensor:
+    """Return where a channel changes by `STEP` or more across a pixel, `[F, S, S]` bool."""
+    out = torch.zeros(len(image), *image.shape[2:], dtype=torch.bool)
+    across = (image[..., 2:] - image[..., :-2]).abs().amax(1)
+    down = (image[..., 2:, :] - image[..., :-2, :]).abs().amax(1)
+    out[..., 1:-1] |= across > STEP
+    out[..., 1:-1, :] |= down > STEP
+    return out
+
+
+def object_points(image: Tensor, scenes: Scenes, side: int = 9) -> Tensor:
+    """Return what points of the object look like, `[F, 3, P]`, each followed where it goes."""
+    at = torch.linspace(-0.4, 0.4, side)
+    v, u = torch.meshgrid(at, at, indexing="ij")
+    cos, sin, r = (
+        a[:, None, None] for a in (scenes.angle.cos(), scenes.angle.sin(), scenes.radius)
+    )
+    x = scenes.x[:, None, None] + r * (cos * u - sin * v)
+    y = scenes.y[:, None, None] + r * (sin * u + cos * v)
+    grid = torch.stack([x, y], -1)
+    return grid_sample(image, grid, align_corners=False).flatten(2)
+
+
+def ground_points(image: Tensor, seen: Rendered) -> Tensor:
+    """Return what points of the ground look like that no frame's object hides, `[F, 3, P]`."""
+    free = (seen.distance > 3 / image.shape[-1]).all(0)
+    return image[:, :, free]
+
+
+def flicker(points: Tensor) -> float:
+    """Return the standard deviation over frames, root mean square over points `[F, 3, P]`."""
+    return float(points.var(0, unbiased=False).mean().sqrt())
+
+
+def temporal_cosine(features: Tensor) -> float:
+    """Return the mean cosine of consecutive frames' features `[F, D]` (CLIP-temp, with CLIP's)."""
+    if len(features) < 2:
+        raise ValueError(f"want features of at least two frames, got {list(features.shape)}")
+    return float(cosine_similarity(features[1:], features[:-1], dim=-1).mean())
+
+
+@torch.no_grad()
+def clip_features(frames: Tensor, prompt: str, model: Any, processor: Any) -> tuple[Tensor, Tensor]:
+    """Return CLIP's unit features of frames `[F, D]` and of a prompt `[D]`.
+
+    Their mean product is CLIP-text; `temporal_cosine` of the former is CLIP-temp.
+
+    Args:
+        frames: `[F, 3, H, W]` in [0, 1].
+        prompt: what they should show.
+        model: a `transformers.CLIPModel`.
+        processor: its `CLIPProcessor`.
+    """
+    inputs = processor(
+        text=[prompt], images=list(frames), return_tensors="pt", padding=True, do_rescale=False
+    ).to(model.device)
+    found = model(**inputs)
+    return normalize(found.image_embeds, dim=-1), normalize(found.text_embeds[0], dim=-1)
