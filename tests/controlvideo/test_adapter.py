@@ -9,7 +9,7 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from core.controlvideo.adapter import ControlVideoAdapter, self_attentions
-from core.controlvideo.attention import VideoAttention
+from core.controlvideo.attention import VideoAttention, projection
 
 CLOSE = 1e-5
 F = 4
@@ -293,3 +293,32 @@ def test_processors_are_no_modules(models):
     for _, attn in self_attentions(*models):
         assert isinstance(attn.processor, VideoAttention)
         assert "processor" not in dict(attn.named_children())
+
+
+def test_a_difference_of_a_projection_is_added_to_its_weights(models, noised, run):
+    unet, nets = models
+    every = ("to_q", "to_k", "to_v", "to_out")
+    adapter = ControlVideoAdapter.for_models(unet, nets, projections=every)
+    sites = dict(self_attentions(unet, nets))
+    assert len(adapter.deltas) == 4 * len(sites)
+    torch.manual_seed(3)
+    for p in adapter.deltas.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    x = noised(3)
+    with_differences = installed(models, adapter, frames=3)
+    found = run(unet, nets, *x)
+    with_differences.uninstall()
+    for site, attn in sites.items():
+        for name, difference in adapter.differences(site).items():
+            base = projection(attn, name)
+            with torch.no_grad():
+                base.weight += difference.weight
+                if difference.bias is not None:
+                    base.bias += difference.bias
+    plain = installed(models, frames=3)
+    torch.testing.assert_close(found, run(unet, nets, *x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_projection_that_there_is_not(models):
+    with pytest.raises(ValueError, match=r"want projections to_q, .*got \['to_x'\]"):
+        ControlVideoAdapter.for_models(models[0], projections=("to_x",))

@@ -51,7 +51,7 @@ def test_tuning_learns_the_video_and_leaves_the_base(pipe):
 
 @pytest.mark.parametrize(
     ("trained", "parts_moved"),
-    [("out", {"deltas"}), ("temporal", {"branches"}), ("both", {"deltas", "branches"})],
+    [("projections", {"deltas"}), ("temporal", {"branches"}), ("both", {"deltas", "branches"})],
 )
 def test_what_is_trained_is_what_was_asked(pipe, trained, parts_moved):
     before = state(pipe)

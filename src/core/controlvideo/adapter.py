@@ -24,7 +24,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
 from core.controlvideo.attention import (
-    OutDelta,
+    Delta,
     Place,
     Sees,
     TemporalBranch,
@@ -47,6 +47,7 @@ class ControlVideoAdapter(ModelMixin, ConfigMixin):
         sites: Mapping[str, Mapping[str, Any]] | None = None,
         place: Place = "parallel",
         positions: bool = False,
+        projections: Sequence[str] = ("to_out",),
     ) -> None:
         """Make branches and differences; `for_models` knows the sites.
 
@@ -55,13 +56,22 @@ class ControlVideoAdapter(ModelMixin, ConfigMixin):
                 `dim`, `heads`, `inner`, `bias`, and whether it has a temporal `branch`.
             place: of the branches, relative to self-attention.
             positions: whether branches tell frames apart.
+            projections: of self-attention, that have a difference to tune; the paper: `to_out`.
         """
         super().__init__()
         if place not in ("before", "parallel", "after"):
             raise ValueError(f"want place 'before', 'parallel' or 'after', got {place!r}")
+        if unknown := set(projections) - {"to_q", "to_k", "to_v", "to_out"}:
+            raise ValueError(f"want projections to_q, to_k, to_v, to_out, got {sorted(unknown)}")
         self.branches, self.deltas = nn.ModuleDict(), nn.ModuleDict()
         for name, site in (sites or {}).items():
-            self.deltas[_key(name)] = OutDelta(site["inner"], site["dim"], bias=site["bias"])
+            into, out = site["dim"], site["inner"]
+            for each in projections:
+                self.deltas[_key(f"{name}.{each}")] = (
+                    Delta(out, into, bias=site["bias"])
+                    if each == "to_out"
+                    else Delta(into, out, bias=False)
+                )
             if site["branch"]:
                 self.branches[_key(name)] = TemporalBranch(
                     site["dim"], site["heads"], site["inner"], positions=positions
@@ -76,6 +86,7 @@ class ControlVideoAdapter(ModelMixin, ConfigMixin):
         where: Sequence[str] = WHERE,
         place: Place = "parallel",
         positions: bool = False,
+        projections: Sequence[str] = ("to_out",),
         copied: bool = True,
     ) -> Self:
         """Return an adapter that changes nothing yet.
@@ -86,6 +97,7 @@ class ControlVideoAdapter(ModelMixin, ConfigMixin):
             where: parts of the UNet whose self-attentions get a temporal branch.
             place: of the branches.
             positions: whether branches tell frames apart.
+            projections: of self-attention, that have a difference to tune.
             copied: start the branches from the self-attentions; else as `nn.Linear` does.
 
         Raises:
@@ -105,7 +117,7 @@ class ControlVideoAdapter(ModelMixin, ConfigMixin):
                 "bias": projection(attn).bias is not None,
                 "branch": name.startswith(tuple(f"unet.{part}." for part in where)),
             }
-        adapter = cls(sites, place, positions)
+        adapter = cls(sites, place, positions, list(projections))
         if copied:
             for name, attn in found.items():
                 if _key(name) in adapter.branches:
@@ -116,9 +128,10 @@ class ControlVideoAdapter(ModelMixin, ConfigMixin):
         """Return the temporal branch of a self-attention that has one."""
         return self.branches[_key(site)]  # type: ignore[return-value]
 
-    def delta(self, site: str) -> OutDelta:
-        """Return what tuning adds to a self-attention's output projection."""
-        return self.deltas[_key(site)]  # type: ignore[return-value]
+    def differences(self, site: str) -> dict[str, Delta]:
+        """Return what tuning adds to a self-attention's projections, by their names."""
+        names = self.config["projections"]  # type: ignore[index]
+        return {name: self.deltas[_key(f"{site}.{name}")] for name in names}  # type: ignore[misc]
 
     def install(
         self,
@@ -155,7 +168,7 @@ class ControlVideoAdapter(ModelMixin, ConfigMixin):
             before[name] = attn.processor
             branch = self.branch(name) if branches and wanted[name]["branch"] else None
             place = self.config["place"]  # type: ignore[index]
-            ours: Any = VideoAttention(clip, name, sees, branch, place, self.delta(name))
+            ours: Any = VideoAttention(clip, name, sees, branch, place, self.differences(name))
             attn.processor = ours
         for model in (unet, *nets):
             set_norms(model, norm, clip)

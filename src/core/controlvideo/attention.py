@@ -16,7 +16,8 @@ Symbols: `B` videos, `F` frames, `N` tokens of a frame, `C` channels, `H` heads 
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -79,8 +80,8 @@ class TemporalBranch(nn.Module):
         return out.unflatten(0, shape).transpose(1, 2).flatten(0, 1)
 
 
-class OutDelta(nn.Module):
-    """What tuning adds to the output projection of a self-attention; zero at first."""
+class Delta(nn.Module):
+    """What tuning adds to a projection of a self-attention; zero at first."""
 
     def __init__(self, inner: int, dim: int, *, bias: bool = True) -> None:
         """Make the difference of a projection from `inner` to `dim`."""
@@ -104,7 +105,8 @@ class VideoAttention:
     sees: Sees = "key"
     branch: TemporalBranch | None = None
     place: Place = "parallel"
-    delta: OutDelta | None = None
+    deltas: Mapping[str, Delta] = field(default_factory=dict)
+    """What tuning adds to a projection, by its name: `to_q`, `to_k`, `to_v`, `to_out`."""
 
     def __call__(
         self,
@@ -139,7 +141,7 @@ class VideoAttention:
         return added + branch(n + added, self.clip)
 
     def _spatial(self, attn: Attention, n: Tensor) -> Tensor:
-        q = _heads(attn.to_q(n), attn.heads)  # [B F, H, N, d]
+        q = _heads(self._project(attn, "to_q", n), attn.heads)  # [B F, H, N, d]
         if self.sees == "key":
             q = self.clip.split(q).transpose(1, 2).flatten(2, 3)  # [B, H, F N, d]
             seen = self.clip.key_tokens(n, self.site)
@@ -150,19 +152,21 @@ class VideoAttention:
             previous = torch.cat([video[:, :1], video[:, :-1]], dim=1)
             first = video[:, :1].expand_as(video)
             seen = torch.cat([first, previous], dim=2).flatten(0, 1)
-        k = _heads(attn.to_k(seen), attn.heads)  # type: ignore[misc]
-        v = _heads(attn.to_v(seen), attn.heads)  # type: ignore[misc]
+        k = _heads(self._project(attn, "to_k", seen), attn.heads)
+        v = _heads(self._project(attn, "to_v", seen), attn.heads)
         out = scaled_dot_product_attention(q, k, v, scale=attn.scale)
         if self.sees == "key":
             out = out.unflatten(2, (self.clip.frames, -1)).transpose(1, 2).flatten(0, 1)
-        out = out.transpose(1, 2).flatten(2)
-        base = projection(attn)
-        return base(out) if self.delta is None else self.delta(out, base)
+        return self._project(attn, "to_out", out.transpose(1, 2).flatten(2))
+
+    def _project(self, attn: Attention, name: str, x: Tensor) -> Tensor:
+        base = projection(attn, name)
+        return self.deltas[name](x, base) if name in self.deltas else base(x)
 
 
-def projection(attn: Attention) -> nn.Linear:
-    """Return the output projection of an attention of Stable Diffusion; its dropout is zero."""
-    return attn.to_out[0]  # type: ignore[return-value, index]
+def projection(attn: Attention, name: str = "to_out") -> nn.Linear:
+    """Return a projection of an attention of Stable Diffusion; dropout behind `to_out` is zero."""
+    return attn.to_out[0] if name == "to_out" else getattr(attn, name)  # type: ignore[return-value, index]
 
 
 def sinusoids(frames: int, dim: int) -> Tensor:

@@ -31,8 +31,8 @@ from core.train.folder import Diverged
 from core.train.progress import Show
 from core.train.seeds import generator
 
-Trained = Literal["out", "temporal", "both"]
-"""The output projections of self-attention, the temporal branches, or the paper's choice."""
+Trained = Literal["projections", "temporal", "both"]
+"""The adapter's projections of self-attention, its temporal branches, or the paper's choice."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Recipe:
             raise ValueError(
                 f"want weight_decay and seed >= 0, got {self.weight_decay} and {self.seed}"
             )
-        if self.trained not in ("out", "temporal", "both"):
-            raise ValueError(f"want trained out, temporal or both, got {self.trained!r}")
+        if self.trained not in ("projections", "temporal", "both"):
+            raise ValueError(f"want trained projections, temporal or both, got {self.trained!r}")
 
 
 def tune(
@@ -230,9 +230,11 @@ class Tuner:
 
 
 def _parameters(adapter: nn.Module, trained: Trained) -> list[nn.Parameter]:
-    wanted = {"out": ("deltas",), "temporal": ("branches",), "both": ("deltas", "branches")}[
-        trained
-    ]
+    wanted = {
+        "projections": ("deltas",),
+        "temporal": ("branches",),
+        "both": ("deltas", "branches"),
+    }[trained]
     return [p for name, p in adapter.named_parameters() if name.split(".")[0] in wanted]
 
 
