@@ -118,7 +118,7 @@ class Run:
         words = [w if rng.random() >= without else "" for w in scene.captions(seen, rng)]
         x = scene.render(seen).image * 2 - 1
         noise = torch.from_numpy(rng.standard_normal(x.shape)).float()
-        t = torch.from_numpy(rng.integers(1000, size=len(x)))
+        t: Any = torch.from_numpy(rng.integers(1000, size=len(x)))
         noised = self.scheduler.add_noise(x, noise, t)
         return noised, t, self.scheduler.get_velocity(x, noise, t), words, seen
 

@@ -22,7 +22,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from core.controlvideo.pipeline import ControlVideoPipeline
-from core.controlvideo.scenes import COLOURS, CONTROLS, SHAPES, SIZE, TEXTURES
+from core.controlvideo.scenes import COLOURS, SHAPES, SIZE, TEXTURES
 
 WEIGHTS = Path(__file__).parent / "weights"
 """The checkpoint that comes with the package."""
@@ -50,13 +50,14 @@ def small(controls: Sequence[str] = ("edges",), folder: Path = WEIGHTS) -> Contr
     nets = [
         ControlNetModel.from_pretrained(folder / f"controlnet_{kind}").eval() for kind in controls
     ]
+    scheduler: Any = DDIMScheduler.from_pretrained(folder / "scheduler")
     pipe = ControlVideoPipeline(
         vae=None,
         text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder").float().eval(),
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         unet=UNet2DConditionModel.from_pretrained(folder / "unet").eval(),
         controlnet=nets if len(nets) > 1 else nets[0],
-        scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),
+        scheduler=scheduler,
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -80,7 +81,7 @@ def make_tokenizer() -> CLIPTokenizer:
     vocab = dict(found["vocab"])
     for letter in "abcdefghijklmnopqrstuvwxyz":  # any word can be spelled
         vocab.setdefault(f"{letter}</w>", len(vocab))
-    merges = [tuple(pair) for pair in found["merges"]]
+    merges: Any = [tuple(pair) for pair in found["merges"]]
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TOKENS)
 
 
@@ -131,6 +132,3 @@ def make_scheduler() -> DDIMScheduler:
         set_alpha_to_one=False,
         steps_offset=1,
     )
-
-
-__all__ = ["CONTROLS", "WEIGHTS", "small"]
