@@ -89,10 +89,9 @@ class Delta(nn.Module):
         self.weight = nn.Parameter(torch.zeros(dim, inner))
         self.bias = nn.Parameter(torch.zeros(dim)) if bias else None
 
-    def forward(self, x: Tensor, base: nn.Linear) -> Tensor:
-        """Return the tuned projection of x."""
-        bias = base.bias if self.bias is None else base.bias + self.bias
-        return linear(x, base.weight + self.weight, bias)
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what is added to the projection of x, whatever layer that is (a LoRA's, say)."""
+        return linear(x, self.weight, self.bias)
 
 
 @dataclass
@@ -160,8 +159,8 @@ class VideoAttention:
         return self._project(attn, "to_out", out.transpose(1, 2).flatten(2))
 
     def _project(self, attn: Attention, name: str, x: Tensor) -> Tensor:
-        base = projection(attn, name)
-        return self.deltas[name](x, base) if name in self.deltas else base(x)
+        found = projection(attn, name)(x)
+        return found + self.deltas[name](x) if name in self.deltas else found
 
 
 def projection(attn: Attention, name: str = "to_out") -> nn.Linear:

@@ -1,5 +1,6 @@
-"""What every chapter shares and no paper owns: the ledger of claims, quoted numbers, figures."""
+"""What chapters share and no paper owns: the ledger of claims, quoted numbers, figures, clips."""
 
+from core.lab.clips import clip
 from core.lab.devices import choose_device
 from core.lab.figures import COLOURS, figure, heat_maps
 from core.lab.ledger import VERDICTS, Claim, Ledger
@@ -11,6 +12,7 @@ __all__ = [
     "Claim",
     "Ledger",
     "choose_device",
+    "clip",
     "figure",
     "heat_maps",
     "quote",
