@@ -23,12 +23,14 @@ import numpy as np
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from PIL import Image
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from core.controlvideo import scenes as scene
 from core.controlvideo import small
+from core.controlvideo.metrics import score
 from core.provenance import provenance
 from core.train.progress import Show
 from core.train.seeds import generator
@@ -220,6 +222,51 @@ def controlled(
     ).sample
 
 
+def card(out: Path, controls: Sequence[str], *, images: int = 4, seed: int = 0) -> None:
+    """Count what the model can do on scenes that it has not seen; write numbers and a sheet.
+
+    Args:
+        out: a checkpoint.
+        controls: of its ControlNets.
+        images: of each of twelve prompts.
+        seed: of scenes and noise.
+    """
+    words = [
+        {"texture": texture, "colour": colour, "shape": scene.SHAPES[i % 3]}
+        for texture in scene.TEXTURES
+        for i, colour in enumerate(scene.COLOURS)
+    ]
+    found, sheet = {}, []
+    for kind in controls:
+        pipe = small.small((kind,), out)
+        scores, row = [], []
+        for i, each in enumerate(words):
+            seen = scene.draw(images, generator(seed, 200, i)).edited(**each)
+            made = pipe(
+                scene.caption(**each),
+                scene.control(seen, kind),
+                start="independent",
+                sees="own",
+                branches=False,
+                num_inference_steps=20,
+                guidance_scale=4,
+                generator=torch.Generator().manual_seed(i),
+                output_type="pt",
+            ).frames
+            scores.append(score(made, seen).asdict())
+            row += [scene.control(seen[[0]], kind)[0], made[0]]
+        found[kind] = {
+            name: float(np.mean([s[name] for s in scores]))
+            for name in ("colour", "texture", "shape", "prompt", "iou", "edge_f1")
+        }
+        sheet.append(torch.cat(row, -1))
+    (out / "card.json").write_text(json.dumps(found, indent=1) + "\n")
+    pixels = (255 * torch.cat(sheet, -2).permute(1, 2, 0)).round().byte().numpy()
+    Image.fromarray(pixels).resize((4 * pixels.shape[1], 4 * pixels.shape[0]), 0).save(
+        out / "samples.png", optimize=True
+    )
+
+
 def manifest(out: Path, recipe: Recipe) -> None:
     """Write what was made from what: recipe, versions, and a hash of each file of weights."""
     files = sorted(out.rglob("*.safetensors"))
@@ -250,6 +297,8 @@ def main(out: Path, smoke: bool, controls: tuple[str, ...], seed: int, quiet: bo
     run.base()
     for kind in controls or scene.CONTROLS:
         run.controlnet(kind)
+    if not (out / "card.json").exists():
+        card(out, controls or scene.CONTROLS)
     manifest(out, recipe)
 
 
