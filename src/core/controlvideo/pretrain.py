@@ -1,6 +1,8 @@
 r"""Make the small model: `python -m core.controlvideo.pretrain --out FOLDER`.
 
     base         text encoder and UNet learn to paint captioned scenes
+    objects      they go on, with a loss in which the object weighs more: it is a sixth of the
+                 picture, and its colour and texture a small part of what there is to learn
     controlnets  one for each control, on the frozen base, from a copy of its encoder
     card         what the result can do, counted on new scenes, and a sheet of samples
 
@@ -42,6 +44,10 @@ class Recipe:
 
     steps: int = 2400
     """Of the base."""
+    object_steps: int = 1000
+    """Of the base, with objects that weigh more; ControlNets learn with the same weights."""
+    emphasis: float = 8.0
+    """How much more a pixel of the object weighs."""
     control_steps: int = 400
     """Of each ControlNet."""
     batch: int = 32
@@ -53,7 +59,9 @@ class Recipe:
     seed: int = 0
 
 
-SMOKE = Recipe(steps=60, control_steps=20, batch=16)
+BASE = "stage_base"
+"""Folder of the first stage's weights."""
+SMOKE = Recipe(steps=60, object_steps=10, control_steps=20, batch=16)
 """A minute; shows that the loss falls, and makes nothing worth having."""
 
 
@@ -72,43 +80,71 @@ class Run:
 
     def base(self) -> None:
         """Train text encoder and UNet together."""
-        if (self.out / "unet").is_dir():
+        if (self.out / BASE / "unet").is_dir():
             return
         torch.manual_seed(self.recipe.seed)
         tokenizer = small.make_tokenizer()
-        text_encoder = small.make_text_encoder(len(tokenizer))
-        unet = small.make_unet()
-        model = nn.ModuleList([text_encoder, unet])
-        for step, average in self.train(model, "base", 0, self.recipe.steps):
-            noised, t, wanted, words, _ = self.batch(0, step, self.recipe.without_caption)
-            states = encode(tokenizer, text_encoder, words)
-            loss = (unet(noised, t, states).sample - wanted).square().mean()
-            average(loss)
-        self.keep(text_encoder, "text_encoder")
         tokenizer.save_pretrained(self.out / "tokenizer")
         self.scheduler.save_pretrained(self.out / "scheduler")
+        text_encoder = small.make_text_encoder(len(tokenizer))
+        unet = small.make_unet()
+        self.paint("base", 0, self.recipe.steps, tokenizer, text_encoder, unet, emphasis=0.0)
+        self.keep(text_encoder, f"{BASE}/text_encoder")
+        self.keep(unet, f"{BASE}/unet")
+
+    def objects(self) -> None:
+        """Go on with both; objects weigh more."""
+        if (self.out / "unet").is_dir():
+            return
+        tokenizer, text_encoder, unet = self.read(self.out / BASE)
+        stage, steps = 1 + len(scene.CONTROLS), self.recipe.object_steps
+        weight = self.recipe.emphasis
+        self.paint("objects", stage, steps, tokenizer, text_encoder, unet, emphasis=weight)
+        self.keep(text_encoder, "text_encoder")
         self.keep(unet, "unet")
+
+    def paint(
+        self,
+        name: str,
+        stage: int,
+        steps: int,
+        tokenizer: CLIPTokenizer,
+        text_encoder: CLIPTextModel,
+        unet: Any,
+        *,
+        emphasis: float,
+    ) -> None:
+        """Train text encoder and UNet for a while."""
+        model = nn.ModuleList([text_encoder, unet])
+        for step, take in self.train(model, name, steps):
+            noised, t, wanted, words, seen = self.batch(stage, step, self.recipe.without_caption)
+            found = unet(noised, t, encode(tokenizer, text_encoder, words)).sample
+            take(weighed(found - wanted, seen, emphasis))
+
+    def read(self, folder: Path) -> tuple[CLIPTokenizer, CLIPTextModel, Any]:
+        """Return what a stage has kept."""
+        tokenizer = CLIPTokenizer.from_pretrained(self.out / "tokenizer")
+        text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder").float()
+        return tokenizer, text_encoder, UNet2DConditionModel.from_pretrained(folder / "unet")
 
     def controlnet(self, kind: str) -> None:
         """Train the ControlNet of one control."""
         name = f"controlnet_{kind}"
         if (self.out / name).is_dir():
             return
-        tokenizer = CLIPTokenizer.from_pretrained(self.out / "tokenizer")
-        text_encoder = CLIPTextModel.from_pretrained(self.out / "text_encoder").float()
-        unet: Any = UNet2DConditionModel.from_pretrained(self.out / "unet")
+        tokenizer, text_encoder, unet = self.read(self.out)
         stage = 1 + scene.CONTROLS.index(kind)
         torch.manual_seed(self.recipe.seed)
         net = small.make_controlnet(unet)
         unet.requires_grad_(False)
         text_encoder.requires_grad_(False)
-        for step, average in self.train(net, name, stage, self.recipe.control_steps):
+        for step, take in self.train(net, name, self.recipe.control_steps):
             noised, t, wanted, words, seen = self.batch(
                 stage, step, self.recipe.without_caption_controlled
             )
             states = encode(tokenizer, text_encoder, words)
             found = controlled(unet, net, noised, t, states, scene.control(seen, kind))
-            average((found - wanted).square().mean())
+            take(weighed(found - wanted, seen, self.recipe.emphasis))
         self.keep(net, name)
 
     def batch(
@@ -124,9 +160,7 @@ class Run:
         noised = self.scheduler.add_noise(x, noise, t)
         return noised, t, self.scheduler.get_velocity(x, noise, t), words, seen
 
-    def train(
-        self, model: nn.Module, name: str, stage: int, steps: int
-    ) -> Iterator[tuple[int, Any]]:
+    def train(self, model: nn.Module, name: str, steps: int) -> Iterator[tuple[int, Any]]:
         """Yield steps, each with a function that takes its loss; at the end keep the average."""
         model.train()
         optimizer = torch.optim.AdamW(
@@ -159,7 +193,7 @@ class Run:
 
     def keep(self, model: Any, name: str) -> None:
         """Write a part of the checkpoint in half precision, whole or not at all."""
-        part = self.out / f".{name}.part"
+        part = self.out / f"{name}.part"
         shutil.rmtree(part, ignore_errors=True)
         model.half().save_pretrained(part)
         part.rename(self.out / name)
@@ -198,6 +232,12 @@ class Log:
     def recent(self) -> float:
         """The mean of the last steps."""
         return float(np.mean(self.losses[-self.EVERY :]))
+
+
+def weighed(off: Tensor, seen: scene.Scenes, emphasis: float) -> Tensor:
+    """Return the mean square of what is off, `[B, 3, S, S]`; the object's pixels weigh more."""
+    weight = 1 + emphasis * scene.render(seen).mask[:, None]
+    return (weight * off.square()).mean() / weight.mean()
 
 
 def encode(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, words: Sequence[str]) -> Tensor:
@@ -269,7 +309,7 @@ def card(out: Path, controls: Sequence[str], *, images: int = 4, seed: int = 0) 
 
 def manifest(out: Path, recipe: Recipe) -> None:
     """Write what was made from what: recipe, versions, and a hash of each file of weights."""
-    files = sorted(out.rglob("*.safetensors"))
+    files = sorted(path for path in out.rglob("*.safetensors") if BASE not in path.parts)
     content = {
         "recipe": asdict(recipe),
         "provenance": provenance(Path(__file__).parents[3]),
@@ -295,6 +335,7 @@ def main(out: Path, smoke: bool, controls: tuple[str, ...], seed: int, quiet: bo
     recipe = Recipe(**{**asdict(SMOKE if smoke else Recipe()), "seed": seed})
     run = Run(out, recipe, show=not quiet)
     run.base()
+    run.objects()
     for kind in controls or scene.CONTROLS:
         run.controlnet(kind)
     if not (out / "card.json").exists():

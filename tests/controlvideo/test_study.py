@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from core.controlvideo import scenes as scene
+from core.controlvideo.study import (
+    KEY_FRAME,
+    PER_FRAME,
+    Arm,
+    Bench,
+    compare,
+    difference,
+    draw_case,
+    freer,
+)
+
+
+def test_a_case_does_not_depend_on_the_cases_drawn_besides():
+    one, other = draw_case(0, 3, 4), draw_case(0, 3, 4)
+    assert torch.equal(one.image, other.image)
+    assert one.change == other.change
+    assert draw_case(0, 4, 4).source.words() != one.source.words()
+
+
+def test_prompts_say_what_is_named_and_the_edit_is_new():
+    for i in range(20):
+        case = draw_case(1, i, 3)
+        words = case.source.words()
+        assert case.source_prompt == f"a {words['texture']} {words['colour']} {words['shape']}"
+        assert case.change["colour"] not in (words["colour"], words["ground"])
+        assert case.prompt == case.source_prompt.replace(words["colour"], case.change["colour"])
+        assert freer(case, ()).prompt == f"a {words['shape']}"
+
+
+def test_an_interval_is_that_of_a_paired_t_test(rng):
+    a, b = rng.normal(size=(6, 3)), rng.normal(size=(6, 3))
+    found = difference(a, b)
+    known = stats.ttest_rel(a.mean(1), b.mean(1))
+    low, high = known.confidence_interval(0.95)
+    assert found.mean - found.half == pytest.approx(low)
+    assert found.mean + found.half == pytest.approx(high)
+    assert found.below == (high < 0)
+    assert found.above == (low > 0)
+    with pytest.raises(ValueError, match="at least two cases"):
+        difference(a[:1], b[:1])
+
+
+@pytest.fixture(scope="module")
+def bench():
+    from core.controlvideo.small import small
+
+    return Bench(small(), steps=3, learning_rate=1e-3)
+
+
+def test_arms_of_a_case_start_from_the_same_noise(bench):
+    case = draw_case(0, 0, 3)
+    bench.prepare(case, PER_FRAME)
+    own, key = (bench.edit(case, arm, 1, start="shared") for arm in (PER_FRAME, KEY_FRAME))
+    again = bench.edit(case, KEY_FRAME, 1, start="shared")
+    assert torch.equal(key, again)
+    # the key frame sees itself in both
+    torch.testing.assert_close(own[0], key[0], atol=1e-4, rtol=0)
+    assert (own[1:] - key[1:]).abs().max() > 1e-3
+
+
+def test_arms_are_tuned_and_scored(bench):
+    cases = [draw_case(0, i, 3) for i in range(2)]
+    arms = {
+        "key": KEY_FRAME,
+        "tuned": Arm(steps=2),
+        "queries": Arm(steps=2, branches=False, trained="projections", projections=("to_q",)),
+    }
+    found = compare(bench, cases, arms, (0, 1), start="shared")
+    assert found.keys() == arms.keys()
+    assert found["key"]["error"].shape == (2, 2)
+    for each in found.values():
+        assert all(np.isfinite(v).all() for v in each.values())
+    assert (found["key"]["error"] != found["tuned"]["error"]).all()
+    assert len(bench.pipe.adapter.deltas) == 5 + 3
+
+
+def test_a_tuned_arm_learns_its_video(bench):
+    case = draw_case(0, 1, 3)
+    losses = bench.prepare(case, Arm(steps=30))
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+
+
+def test_scenes_of_a_case_are_what_its_prompts_say():
+    case = draw_case(2, 0, 2)
+    assert scene.caption(**case.truth.words()).startswith(case.prompt)
