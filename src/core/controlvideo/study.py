@@ -5,7 +5,7 @@ is tuned, where the branches are. `Bench` tunes an arm on a case and scores its 
 case start from the same noise and are tuned on the same noise, so that differences are paired.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -201,11 +201,11 @@ class Bench:
 def compare(
     bench: Bench,
     cases: Sequence[Case],
-    arms: dict[str, Arm],
+    arms: Mapping[Any, Arm],
     seeds: Sequence[int],
     *,
     start: Start = "inverted",
-) -> dict[str, dict[str, np.ndarray]]:
+) -> dict[Any, dict[str, np.ndarray]]:
     """Return each arm's scores, arm -> name of the number -> `[cases, seeds]`."""
     out = {}
     for name, arm in arms.items():
