@@ -7,6 +7,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -118,3 +119,21 @@ def parts(models):
             steps_offset=1,
         ),
     }
+
+
+@pytest.fixture(scope="session")
+def _kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("checkpoints")
+
+
+@pytest.fixture
+def checkpoints(_kept, parts, models):
+    """Return a folder with a `base` as Stable Diffusion is kept, and ControlNets `net0`, `net1`."""
+    if not (_kept / "base").exists():
+        base = {name: part for name, part in parts.items() if name != "controlnet"}
+        none: dict[str, Any] = dict.fromkeys(("safety_checker", "feature_extractor"))
+        made: Any = StableDiffusionPipeline(**base, **none, requires_safety_checker=False)
+        for i, net in enumerate(models[1]):
+            net.save_pretrained(_kept / f"net{i}")
+        made.save_pretrained(_kept / "base")
+    return _kept

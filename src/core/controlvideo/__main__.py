@@ -1,0 +1,187 @@
+"""`python -m core.controlvideo`: tune on one video, and edit it by a text.
+
+    python -m core.controlvideo edit car.mp4 --prompt "a car" --edit "a red car" --out red.mp4 \\
+        --base stable-diffusion-v1-5 --controlnet control_v11p_sd15_canny --control canny
+    python -m core.controlvideo render car.mp4 --adapter red.tuned --edit "a bus" --out bus.mp4
+
+Exit codes: 0 done; 1 began and failed; 2 refused, and nothing was written; 130 interrupted, by
+Ctrl-C or by SIGTERM: go on with --resume.
+"""
+
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import nn
+
+from core.controlvideo._asked import (
+    DTYPES,
+    FOLDER,
+    MACHINE,
+    MADE,
+    SAMPLING,
+    TUNING,
+    device_of,
+    given_of,
+    made_of,
+    note_words,
+    recipe_of,
+)
+from core.controlvideo._made import FILE, Made, Scene, scene
+from core.controlvideo._tuned import RESULT, Tuning
+from core.controlvideo.pipeline import ControlVideoPipeline
+from core.controlvideo.predictor import check_long
+from core.controlvideo.video import Video, check_target, write
+from core.train.command import declining, end_of, option, take_sigterm
+from core.train.folder import check_out
+
+WRONG = (ValueError, OSError, ImportError)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def cli() -> None:
+    """Text-driven editing of one video (ControlVideo, arXiv:2305.17098)."""
+
+
+@cli.command(short_help="Tune on a video, and edit it.")
+@click.argument("source", metavar="INPUT", type=FOLDER)
+@option("--out", type=FOLDER, required=True, help="The edit: .mp4, .gif, or a folder of frames.")
+@MADE
+@SAMPLING
+@TUNING
+@MACHINE
+def edit(source: Path, out: Path, **asked: Any) -> None:
+    """Tune an adapter on the video INPUT (a film, or a folder of images), and edit the video.
+
+    The adapter is left beside OUT, in a folder OUT.tuned: `render` takes it for other edits. Look
+    at the key frame first, in a fraction of the time: --preview.
+    """
+    with declining(*WRONG):
+        _check_sampling(asked, out)
+        made, device = made_of(source, asked), device_of(asked)
+        tuned, tuning = out.with_name(f"{out.stem}.tuned"), None
+        if not asked["preview"]:
+            check_out(tuned, resume=asked["resume"], results=(RESULT,))
+        on = _scene(made, asked, out, device)
+        if not asked["preview"]:
+            tuning = Tuning(made, on, recipe_of(asked, made), tuned, device=device)
+        pipe = tuning.pipe if tuning else on.checkpoint.load(device=device)
+    note_words(pipe.tokenizer, prompt=made.prompt, edit=asked["edit"], negative=asked["negative"])
+    if tuning:
+        tuning.tune(save_every=asked["save_every"])
+    _render(pipe, on, made, asked, out)
+
+
+@cli.command(short_help="Tune an adapter on a video.")
+@click.argument("source", metavar="INPUT", type=FOLDER)
+@option("--out", type=FOLDER, required=True, help="Folder for the run; may exist, hold no other.")
+@MADE
+@TUNING
+@MACHINE
+def tune(source: Path, out: Path, **asked: Any) -> None:
+    """Tune an adapter on the video INPUT (a film, or a folder of images).
+
+    The result is in OUT/adapter, with all that it was made with; a line for each step in
+    OUT/log.jsonl. Of a long video some frames will do: `render` may take more.
+    """
+    with declining(*WRONG):
+        check_out(out, resume=asked["resume"], results=(RESULT,))
+        made, device = made_of(source, asked), device_of(asked)
+        recipe = recipe_of(asked, made)
+        tuning = Tuning(made, scene(made, device), recipe, out, device=device)
+    note_words(tuning.pipe.tokenizer, prompt=made.prompt)
+    tuning.tune(save_every=asked["save_every"])
+    click.echo(f"done: {out / RESULT}")
+
+
+@cli.command(short_help="Edit a video with an adapter that was tuned before.")
+@click.argument("source", metavar="INPUT", type=FOLDER)
+@option("--adapter", type=FOLDER, required=True, help="What tune or edit left: OUT.tuned.")
+@option("--out", type=FOLDER, required=True, help="The edit: .mp4, .gif, or a folder of frames.")
+@MADE
+@SAMPLING
+@MACHINE
+def render(source: Path, adapter: Path, out: Path, **asked: Any) -> int:
+    """Edit the video INPUT with an adapter that was tuned on it.
+
+    What is not given is as it was for tuning: prompt, models, controls, frames and sizes.
+    """
+    with declining(*WRONG):
+        _check_sampling(asked, out)
+        folder = adapter if (adapter / FILE).exists() else adapter / RESULT
+        given: dict[str, Any] = given_of(asked) | {"source": str(source)}
+        made, device = Made.of(folder, **given), device_of(asked)
+        on = _scene(made, asked, out, device)
+        pipe = on.checkpoint.load(folder, device=device)
+    note_words(pipe.tokenizer, prompt=made.prompt, edit=asked["edit"], negative=asked["negative"])
+    try:
+        _render(pipe, on, made, asked, out)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted: {out} is as it was", err=True)
+        return 130
+    return 0
+
+
+def _check_sampling(asked: dict[str, Any], out: Path) -> None:
+    check_target(out)
+    if asked["windows"] and asked["stream"]:
+        raise ValueError("want --windows or --stream, got both")
+    if asked["preview"] != (out.suffix.lower() == ".png"):
+        raise ValueError(
+            f"want a name ending in .png for a --preview, and another for a video, got {out}"
+        )
+
+
+def _scene(made: Made, asked: dict[str, Any], out: Path, device: torch.device) -> Scene:
+    long = asked["stream"] or asked["windows"]
+    check_long(long, made.norm, "key", asked["stream"] is None)
+    on = scene(made, device)
+    H, W = on.source.frames.shape[2:]
+    check_target(out, size=(H, W))
+    return on
+
+
+def _render(
+    pipe: ControlVideoPipeline, on: Scene, made: Made, asked: dict[str, Any], out: Path
+) -> None:
+    """Sample, and write what came out."""
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module):
+            nn.Module.to(part, DTYPES[asked["dtype"]])
+    options: dict[str, Any] = {
+        "source": on.source.frames if asked["start"] == "inverted" else None,
+        "source_prompt": made.prompt,
+        "start": asked["start"],
+        "negative_prompt": asked["negative"],
+        "num_inference_steps": asked["sample_steps"],
+        "guidance_scale": asked["guidance"],
+        "control_scale": on.scales if len(on.scales) > 1 else on.scales[0],
+        "norm": made.norm,
+        "branches": asked["stream"] is None,
+        "generator": torch.Generator().manual_seed(asked["seed"]),
+        "output_type": "pt",
+    }
+    if asked["preview"]:
+        frames = pipe.preview(asked["edit"], on.control, key=made.keys[0], **options).frames
+    else:
+        long = asked["stream"] or asked["windows"]
+        frames = pipe(asked["edit"], on.control, keys=made.keys, long=long, **options).frames
+    rate = on.source.rate if asked["rate"] is None else Fraction(asked["rate"])
+    write(out, Video(frames, rate.limit_denominator(10**6)))
+    click.echo(f"done: {out}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line, that of this process if none is given; return the exit code."""
+    memory = "take fewer --frames, a smaller --height and --width, --checkpointing, or --dtype"
+    given = sys.argv[1:] if arguments is None else arguments
+    code = end_of(cli, given or ["--help"], "python -m core.controlvideo", memory=memory)
+    return code if given else 2
+
+
+if __name__ == "__main__":
+    take_sigterm()
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""A tuning in a folder, which can be gone on with; see `core.train.folder` for what is in it."""
+
+import dataclasses
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.controlvideo._made import Made, Scene
+from core.controlvideo.pipeline import ControlVideoPipeline
+from core.controlvideo.tuning import Recipe, Tuner
+from core.provenance import provenance
+from core.train.checkpoint import checkpoints, plain
+from core.train.folder import Folder
+from core.train.progress import Show
+
+RESULT = "adapter"
+
+
+class Tuning:
+    """Ready to begin, or to go on."""
+
+    def __init__(
+        self, made: Made, scene: Scene, recipe: Recipe, out: Path, *, device: torch.device
+    ) -> None:
+        """Load the models, and take up the last checkpoint.
+
+        Raises:
+            ValueError, OSError: something cannot be loaded, or the folder is of another run.
+        """
+        self.made, self.recipe = made, recipe
+        self.folder = Folder(out, command="core.controlvideo", result=RESULT)
+        self.identity = made.identity() | {
+            name: plain(value) for name, value in dataclasses.asdict(recipe).items()
+        }
+        found = checkpoints(out / "checkpoints")
+        done = int(found[-1].stem.removeprefix("step-")) if found else 0
+        self.finished = self.folder.check(self.identity, done=done, steps=recipe.steps)
+        adapter = self.folder.result if self.finished else None
+        self.pipe = scene.checkpoint.load(adapter, device=device)
+        if not self.finished:
+            self.tuner = Tuner(
+                self.pipe,
+                scene.source.frames,
+                made.prompt,
+                scene.control,
+                recipe,
+                control_scale=scene.scales if len(scene.scales) > 1 else scene.scales[0],
+            )
+            if found:
+                self.tuner.resume(found[-1])
+
+    def tune(self, *, save_every: int) -> ControlVideoPipeline:
+        """Take all steps that are left, write the adapter, and return the pipeline with it.
+
+        Raises:
+            Diverged: the loss is no number.
+            OSError: something could not be written.
+        """
+        if not self.finished:
+            with self.folder.telling(self._record, first=True):
+                self.folder.begin(self.tuner.done, (), self._record("running"))
+                self._steps(save_every)
+                self._write()
+        return self.pipe
+
+    def _steps(self, save_every: int) -> None:
+        tuner, steps = self.tuner, self.recipe.steps
+        with tuner, Show("step", steps, done=tuner.done) as show:
+            while tuner.done < steps:
+                began = time.monotonic()
+                loss = tuner.step()
+                seconds = round(time.monotonic() - began, 4)
+                self.folder.add({"step": tuner.done, "loss": loss, "seconds": seconds})
+                if tuner.done % save_every == 0 or tuner.done == steps:
+                    tuner.save(self.folder.out / "checkpoints")
+                show(tuner.done, f"loss {loss:.4f}")
+
+    def _write(self) -> None:
+        if self.folder.result.exists():
+            return
+        with self.folder.whole_result() as new:
+            self.pipe.adapter.save_pretrained(new)
+            self.made.save(new)
+
+    def _record(
+        self, status: str, seconds: float | None = None, reason: str | None = None
+    ) -> dict[str, Any]:
+        return {
+            "status": status,
+            "reason": reason,
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "steps": self.recipe.steps,
+            "done": self.tuner.done,
+            "seconds": seconds,
+            "identity": self.identity,
+            "provenance": provenance(Path(__file__).parent),
+        }
