@@ -127,9 +127,10 @@ def _kept(tmp_path_factory):
 
 
 @pytest.fixture
-def checkpoints(_kept, parts, models):
+def checkpoints(_kept, request):
     """Return a folder with a `base` as Stable Diffusion is kept, and ControlNets `net0`, `net1`."""
     if not (_kept / "base").exists():
+        parts, models = map(request.getfixturevalue, ("parts", "models"))
         base = {name: part for name, part in parts.items() if name != "controlnet"}
         none: dict[str, Any] = dict.fromkeys(("safety_checker", "feature_extractor"))
         made: Any = StableDiffusionPipeline(**base, **none, requires_safety_checker=False)

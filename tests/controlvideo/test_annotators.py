@@ -3,6 +3,7 @@
 import json
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,7 +141,7 @@ def test_models_of_transformers_are_read_from_a_folder(tmp_path):
         SegformerForSemanticSegmentation,
     )
 
-    sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
+    sizes: dict[str, Any] = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
     dpt = DPTConfig(
         **sizes,
         num_hidden_layers=4,
@@ -154,8 +155,9 @@ def test_models_of_transformers_are_read_from_a_folder(tmp_path):
     DPTForDepthEstimation(dpt).save_pretrained(tmp_path / "depth")
     settings = {"image_processor_type": "DPTImageProcessor", "size": {"height": 32, "width": 32}}
     (tmp_path / "depth" / "preprocessor_config.json").write_text(json.dumps(settings))
+    classes: dict[str, Any] = {"num_labels": 3}
     parts = SegformerConfig(
-        num_labels=3,
+        **classes,
         depths=[1, 1, 1, 1],
         hidden_sizes=[4, 4, 4, 4],
         num_attention_heads=[1, 1, 1, 1],

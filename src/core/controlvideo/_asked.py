@@ -41,7 +41,8 @@ def windows(_: click.Context, __: click.Parameter, value: str | None) -> Windows
     if not re.fullmatch(r"\d+,\d+", value):
         raise click.BadParameter(f"want SIZE,OVERLAP, such as 24,8, got {value!r}")
     try:
-        return Windows(*map(int, value.split(",")))
+        size, overlap = map(int, value.split(","))
+        return Windows(size, overlap)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 

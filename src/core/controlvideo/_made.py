@@ -63,7 +63,9 @@ class Made:
         """
         try:
             kept = json.loads((folder / FILE).read_text())
-            listed = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
+            listed: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()
+            }
             return cls(**listed | asked)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise ValueError(

@@ -228,7 +228,7 @@ def _check_controlnet(
         )
 
 
-def _scheduler(base: str) -> DDIMScheduler:
+def _scheduler(base: str) -> Any:
     config: Any = NOISE | _json(base, "scheduler/scheduler_config.json")
     return DDIMScheduler.from_config(config)
 

@@ -271,8 +271,8 @@ def _check_suffix(path: Path) -> None:
 def _fitted(image: Image.Image, size: tuple[int, int] | None, fit: Fit) -> Image.Image:
     if size is None or image.size == size[::-1]:
         return image
-    by = ImageOps.fit if fit == "crop" else ImageOps.pad
-    return by(image, size[::-1], Image.Resampling.BICUBIC)
+    by, (H, W) = ImageOps.fit if fit == "crop" else ImageOps.pad, size
+    return by(image, (W, H), Image.Resampling.BICUBIC)
 
 
 def _png(pixels: NDArray[np.uint8], _: Fraction) -> bytes:
