@@ -117,8 +117,11 @@ def test_a_tuning_that_was_killed_goes_on_to_the_bit(here, run):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (here / "killed/adapter").exists()
+    first = (here / "killed/log.jsonl").read_text().splitlines()[0]
     assert run(f"{line} --out killed")[0] == 2
     assert run(f"{line} --out killed --resume")[0] == 0
+    # its time too: that step was not taken again
+    assert (here / "killed/log.jsonl").read_text().splitlines()[0] == first
     assert run(f"{line} --out whole")[0] == 0
     assert weights(here / "killed") == weights(here / "whole")
     losses = [
