@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from core.controlvideo.clip import Clip
+from core.kernels.short_attention import short_attention
 
 Sees = Literal["key", "own", "sparse-causal"]
 """What a frame attends to: the key frames, itself, or the first and the previous frame."""
@@ -68,16 +69,14 @@ class TemporalBranch(nn.Module):
 
     def forward(self, n: Tensor, clip: Clip) -> Tensor:
         """Return what the branch adds, `[B F, N, C]`."""
-        x = clip.split(n).transpose(1, 2)  # [B, N, F, C]
+        x = clip.split(n)  # [B, F, N, C]
         if self.positions:
-            x = x + sinusoids(clip.frames, x.shape[-1]).to(x)
-        shape = x.shape[:2]
+            x = x + sinusoids(clip.frames, x.shape[-1]).to(x)[:, None]
         q, k, v = (
-            _heads(to(x).flatten(0, 1), self.heads) for to in (self.to_q, self.to_k, self.to_v)
+            to(x).unflatten(-1, (self.heads, -1)) for to in (self.to_q, self.to_k, self.to_v)
         )
-        seen = scaled_dot_product_attention(q, k, v)  # B N problems of F x F
-        out = self.conv(self.to_out(seen.transpose(1, 2).flatten(2)))
-        return out.unflatten(0, shape).transpose(1, 2).flatten(0, 1)
+        seen = short_attention(q, k, v)  # B N H problems of F x F
+        return self.conv(self.to_out(seen.flatten(-2))).flatten(0, 1)
 
 
 class Delta(nn.Module):
