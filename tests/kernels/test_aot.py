@@ -87,9 +87,9 @@ FINE = aot.Code(64, 0, 48 * 1024, 64, tile=16, local=0, tensor_cores=8, wide=4, 
 CONTIGUOUS = torch.empty(4, 12, 64, device="meta")
 
 
-def broken(*tensors, arch=90, claims=True, **changed):
+def broken(*tensors, arch=90, claims=True, asks=False, **changed):
     launch = SimpleNamespace(arguments=dict(enumerate((*tensors, None, 3))))
-    example = SimpleNamespace(launch=launch, tensor_cores=claims)
+    example = SimpleNamespace(launch=launch, tensor_cores=claims, wide=asks)
     return " and ".join(aot.faults(example, arch, FINE._replace(**changed)))  # type: ignore
 
 
@@ -133,6 +133,7 @@ def test_tensor_cores_are_wanted_only_where_the_example_says_so():
 def test_wide_accesses_are_wanted_only_where_all_tensors_allow_them(other):
     assert "16 bytes" in broken(CONTIGUOUS, CONTIGUOUS, wide=0)
     assert not broken(CONTIGUOUS, other, wide=0)
+    assert "16 bytes" in broken(CONTIGUOUS, other, asks=True, wide=0)  # or where it asks for them
 
 
 def test_wide_accesses_are_wanted_only_where_a_thread_has_that_much_to_read():

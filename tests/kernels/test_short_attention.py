@@ -79,9 +79,7 @@ def test_result_and_gradients_are_those_of_autograd_through_the_formula(impl, sh
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_torchs_form_loses_no_more_than_the_formula_in_its_dtype(dtype, F):
     tensors, g = inputs((2, F, 7, 3, 20), dtype), torch.randn(2, F, 7, 3, 20).to(dtype)
-    truths = gradients(
-        reference_short_attention, [x.double() for x in tensors], g.double()
-    )
+    truths = gradients(reference_short_attention, [x.double() for x in tensors], g.double())
     plain = gradients(reference_short_attention, tensors, g)
     found = gradients(short_attention, tensors, g, impl="torch")
 
@@ -96,7 +94,7 @@ def test_torchs_form_loses_no_more_than_the_formula_in_its_dtype(dtype, F):
 @any_impl
 def test_gradients_are_true(impl):
     pytest.importorskip("triton")
-    tensors = [x.requires_grad_() for x in inputs((1, 3, 2, 1, 2))]
+    tensors = [x.requires_grad_() for x in inputs((1, 3, 1, 2, 1))]
 
     def op(q, k, v):
         return short_attention(q, k, v, scale=0.6, impl=impl)
@@ -110,7 +108,9 @@ def test_some_gradients_are_those_of_all(impl, wanted):
     pytest.importorskip("triton")
     tensors, g = inputs((1, 4, 3, 2, 5)), torch.randn(1, 4, 3, 2, 5, dtype=torch.float64)
     _, *every = gradients(reference_short_attention, tensors, g)
-    alone = [x.clone().requires_grad_(name in wanted) for name, x in zip("qkv", tensors, strict=True)]
+    alone = [
+        x.clone().requires_grad_(name in wanted) for name, x in zip("qkv", tensors, strict=True)
+    ]
     short_attention(*alone, impl=impl).backward(g)
     for name, x, truth in zip("qkv", alone, every, strict=True):
         if name in wanted:
@@ -185,9 +185,7 @@ def test_large_scores_choose_one_frame(impl, dtype):
     for sign in (1, -1):
         found = gradients(short_attention, (eye, sign * eye, v), torch.ones_like(v), impl=impl)
         others = v.sum(1, keepdim=True).sub(v) / 3  # all but the one that is far below
-        torch.testing.assert_close(
-            found[0], v if sign == 1 else others, rtol=1e-3, atol=1e-3
-        )
+        torch.testing.assert_close(found[0], v if sign == 1 else others, rtol=1e-3, atol=1e-3)
         assert all(x.isfinite().all() for x in found)
 
 
@@ -226,7 +224,7 @@ def test_the_registration_is_sound(layout):
 
 
 @of_torch
-@any_impl
+@pytest.mark.parametrize("impl", ["torch", "triton"])
 def test_it_compiles_into_one_graph_with_its_gradient(impl):
     pytest.importorskip("triton")
     torch.compiler.reset()
@@ -235,7 +233,7 @@ def test_it_compiles_into_one_graph_with_its_gradient(impl):
         return short_attention(q, k, v, impl=impl).square().sum()
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-    for shape in ((1, 3, 2, 2, 4), (1, 4, 3, 2, 4), (2, 5, 4, 2, 4)):  # shapes become symbols
+    for shape in ((1, 3, 2, 2, 4), (2, 4, 3, 2, 4)):  # shapes become symbols
         leaves = [x.requires_grad_() for x in inputs(shape, torch.float32)]
         here, there = (torch.autograd.grad(op(*leaves), leaves) for op in (compiled, loss))
         torch.testing.assert_close(here, there)
@@ -315,7 +313,10 @@ def test_a_fake_tensor_of_a_gpu_that_is_not_there_has_its_shape(monkeypatch):
     [
         ((1, 33, 1, 1, 4), "at most 32 frames, got 33: take impl='torch'"),
         ((1, 2, 1, 1, 257), "at most 256 numbers in a head, got 257: take impl='torch'"),
-        ((2, 1, 2**20, 2**10, 1), r"at most 1,073,741,824 sequences, got 2,147,483,648: take impl="),
+        (
+            (2, 1, 2**20, 2**10, 1),
+            r"at most 1,073,741,824 sequences, got 2,147,483,648: take impl=",
+        ),
     ],
     ids=["frames", "head", "sequences"],
 )

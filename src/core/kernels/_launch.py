@@ -44,6 +44,8 @@ class Example(NamedTuple):
     launch: Launch
     tensor_cores: bool
     """Whether its products have to run on tensor cores."""
+    wide: bool = False
+    """Whether accesses have to be 16 bytes wide, where the shapes of its tensors do not say so."""
 
 
 def real_rows(x: Tensor) -> Tensor:

@@ -13,12 +13,12 @@ is divisible by 16 is known to be, a size of 1 is a constant); only the last ste
     tensor cores    an example that says its products run there has such instructions
     wide accesses   if all tensors are contiguous and aligned, their rows have 16, 32, ... numbers,
                     and the largest tile is 16 bytes a thread, global memory is read or written
-                    16 bytes at a time (or in bulk) somewhere
+                    16 bytes at a time (or in bulk) somewhere; an example may ask for it
 
-Of other rows Triton does not know where they begin: all that it knows of a size is whether 16
-divides it. Of a smaller tile no thread has 16 bytes to take. An instruction counts once, however
-often it runs. Whether a result is right, and how fast it is there, no compiler can tell: the tests
-and the bench do.
+Of other rows Triton does not know where they begin, unless a kernel says so: all that it knows of a
+size is whether 16 divides it. Of a smaller tile no thread has 16 bytes to take. An instruction
+counts once, however often it runs. Whether a result is right, and how fast it is there, no compiler
+can tell: the tests and the bench do.
 """
 
 import json
@@ -221,7 +221,8 @@ def faults(example: Example, arch: int, code: Code) -> Iterator[str]:
             "and tile that they have, or say tensor_cores=False in the example"
         )
     tensors = [x for x in example.launch.arguments.values() if isinstance(x, Tensor)]
-    if code.tile >= 16 and not code.wide and all(map(_comes_in_16_bytes, tensors)):
+    allowed = example.wide or all(map(_comes_in_16_bytes, tensors))
+    if code.tile >= 16 and not code.wide and allowed:
         yield (
             f"want accesses of 16 bytes, which the tensors allow, got none among {code.accesses}: "
             "let threads read along rows, and strides and masks be multiples of 16"

@@ -70,14 +70,18 @@ def short_attention(
     if q.numel() == 0:
         return q + k + v  # as empty as they are, and in the graph of all three
     with torch.autocast(q.device.type, enabled=False):
-        return form(q, k, v, q.shape[-1] ** -0.5 if scale is None else float(scale))
+        return form(q, k, v, _scale(q, scale))
 
 
 def reference_short_attention(
     q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None
 ) -> Tensor:
     """Do what `short_attention` says as it is written, and leave gradients to autograd."""
-    return _formula(q, k, v, q.shape[-1] ** -0.5 if scale is None else scale)
+    return _formula(q, k, v, _scale(q, scale))
+
+
+def _scale(q: Tensor, scale: float | None) -> float:
+    return max(1, q.shape[-1]) ** -0.5 if scale is None else float(scale)
 
 
 def _formula(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
