@@ -157,6 +157,17 @@ def launches(x):
     )
 
 
+def test_a_program_writes_its_own_sequences_and_no_others():
+    """The next one would mend it here, where programs run in turn; on a GPU they race."""
+    q, k, v = (random(1, 5, 4, 2, 3, dtype=torch.float32) for _ in range(3))
+    o = torch.empty_like(q)
+    module._forward(q, k, v, 1.0, o)._replace(programs=1).run()
+    truth = reference_short_attention(q, k, v, scale=1.0)
+    first = o.flatten(2, 3)[0, :, :3]  # three sequences of five frames, in a tile of 16 rows
+    torch.testing.assert_close(first, truth.flatten(2, 3)[0, :, :3])
+    assert o.isfinite().sum() == first.numel()
+
+
 def test_a_batch_beyond_a_grids_other_axes_is_one_launch():
     """131,072 places of 8 heads; nothing is allocated, and nothing runs."""
     x = torch.empty(32, 8, 4096, 8, 40, dtype=torch.bfloat16, device="meta")

@@ -134,9 +134,7 @@ def _backward_kernel(
         gc = _load(g_rows, here, c, D, SLICE)
         vc = _load(v_rows, here, c, D, SLICE)
         u += _dot(gc, tl.trans(vc), ACC, PRECISION, INTERPRETED)
-    same = own[:, None] == own[None, :]
-    p = _probabilities(s * factor, same)
-    u = tl.where(same, u, 0.0)
+    p = _probabilities(s * factor, own[:, None] == own[None, :])  # 0 between sequences
     u = p * (u - tl.sum(p * u, axis=1)[:, None])
     narrow: tl.constexpr = ACC if WIDE else q.dtype
     p, u = p.to(narrow), u.to(narrow)
