@@ -95,11 +95,12 @@ def _by_torch(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     if _slow_gradients(q, k, v):
         return _formula(q, k, v, scale)
     places = max(1, GRID // q.shape[3])
-    pieces = zip(*([y for b in x for y in b.split(places, 1)] for x in (q, k, v)), strict=True)
-    parts = [_places(*piece, scale) for piece in pieces]
-    at_once = len(parts) // len(q)
-    samples = [torch.cat(parts[i : i + at_once], 1) for i in range(0, len(parts), at_once)]
-    return torch.stack(samples)
+    columns = zip(*(x.split(places, 2) for x in (q, k, v)), strict=True)
+    found = [
+        torch.stack([_places(*sample, scale) for sample in zip(qs, ks, vs, strict=True)])
+        for qs, ks, vs in columns
+    ]
+    return found[0] if len(found) == 1 else torch.cat(found, 2)
 
 
 def _slow_gradients(q: Tensor, k: Tensor, v: Tensor) -> bool:
