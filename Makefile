@@ -7,7 +7,7 @@ PYTHON ?= python3
 
 RUN := .venv/bin/python
 DONE := .venv/.done-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
-# the oldest Triton that the kernels are for: they are compiled by it too
+# the oldest Triton that the kernels are for: for one GPU they are compiled by it too
 OLD_TRITON := $(if $(filter Linux,$(shell uname)),_build/triton-3.6.0)
 # the reference of core.mup, for tests and bench; installed, it would bring what breaks diffusers
 MUP := _build/mup-1.0.0
@@ -43,7 +43,7 @@ test: $(DONE) $(OLD_TRITON) $(MUP) ## all checks: style, types, tests, the commi
 	$(RUN) -m core.batch check
 	$(call render,.venv/bin)
 	PYTHONPATH=$(MUP) $(PARALLEL) -m pytest $(SPREAD)
-	$(if $(OLD_TRITON),PYTHONPATH=$(OLD_TRITON) $(RUN) -m core.kernels.aot)
+	$(if $(OLD_TRITON),PYTHONPATH=$(OLD_TRITON) $(RUN) -m core.kernels.aot --arch 90)
 	$(PARALLEL) -m pytest $(SPREAD) --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
 		book/*.ipynb
 
