@@ -12,10 +12,10 @@
 # Most of what can be wrong with a GPU kernel can be found on a laptop: wrong numbers, by Triton's
 # interpreter against float64; spilled registers and idle tensor cores, by its compiler and the
 # machine code that it writes. This page takes one kernel, causal linear attention, from two lines
-# of torch to such evidence; three more follow in short: log-probabilities under a large vocabulary,
-# what stands between two layers of a diffusion transformer, and the sizes of its activations. How
-# fast they are on a GPU, only a GPU can say: what is committed about that stands in the last table of
-# each, or its absence does.
+# of torch to such evidence; four more follow in short: log-probabilities under a large vocabulary,
+# what stands between two layers of a diffusion transformer, the sizes of its activations, and
+# attention over the frames of a video. How fast they are on a GPU, only a GPU can say: what is
+# committed about that stands in the last table of each, or its absence does.
 #
 # Download this page as {download}`script <gpu_kernels.py>` or {download}`notebook <gpu_kernels.ipynb>`.
 
@@ -47,7 +47,12 @@ import numpy as np
 import torch
 from IPython.display import HTML, Markdown
 
-from core.kernels import adaln_triton, explain, linear_logprob_triton
+from core.kernels import (
+    adaln_triton,
+    explain,
+    linear_logprob_triton,
+    short_attention_triton,
+)
 from core.kernels import causal_linear_attention_triton as kernels
 from core.kernels._linear_logprob_blocks import LARGE
 from core.kernels.activation_stats import activation_stats, reference_stats
@@ -59,6 +64,7 @@ from core.kernels.causal_linear_attention import (
 from core.kernels.evidence import FOLDER as EVIDENCE
 from core.kernels.evidence import aot_html, as_html, documents, faster_peers
 from core.kernels.linear_logprob import linear_logprob, reference_logprob
+from core.kernels.short_attention import reference_short_attention, short_attention
 from core.lab import COLOURS, choose_device, figure, quote
 
 generator = torch.Generator().manual_seed(seed)
@@ -648,6 +654,103 @@ HTML(as_html("activation_stats", "cpu"))
 
 # %% tags=["hide-input"]
 HTML(as_html("activation_stats", "cuda"))
+
+# %% [markdown]
+# ## A fifth op: attention over frames
+#
+# Where a model of images [edits a video](https://arxiv.org/abs/2305.17098), each place looks at itself
+# in all $F$ frames. That is ordinary attention, over a very short axis and in an enormous batch: $F$ is
+# 8, and a batch of one video at $512 \times 512$ pixels is 4,096 places of 8 heads. Kernels of
+# attention are made for the opposite: they take 128 queries of one sequence at a time, a grid of at most
+# 65,535 sequences, and want the frames of a place side by side, which no projection leaves. Here a
+# program takes the rows where they lie, as many whole sequences as fit 16 rows, multiplies all pairs of
+# them on tensor cores, and throws away what is between sequences. Backward forms the scores again, so
+# that all three gradients come from one tile, without sums between programs. In numbers:
+
+# %% tags=["nbval-check-output"]
+frames, places, heads, wide = 8, 4096, 8, 40
+numbers = frames * places * heads * wide
+print(f"q, k, v read, o written: {8e-6 * numbers:.0f} MB in bfloat16")
+print(f"and rearranged before and after: {24e-6 * numbers:.0f} MB")
+for rows_of_a_tile in (128, 16):
+    whole = 1 if rows_of_a_tile == 128 else rows_of_a_tile // frames
+    used = 100 * whole * frames**2 / rows_of_a_tile**2
+    print(f"of a tile of {rows_of_a_tile} rows, scores that are wanted: {used:.1f} %")
+
+# %% tags=["hide-input"]
+source = inspect.getsource(short_attention_triton._backward_kernel.fn)
+Markdown(f"```python\n{source}```")
+
+# %% [markdown]
+# The test, on five frames of six places of width 18, so that a row of the tile is nobody's; result and
+# gradients against the formula in double precision, and what the compiler makes of it:
+
+# %%
+drawn = torch.randn(4, 1, 5, 3, 2, 18, generator=generator)
+forms = {
+    "exact": reference_short_attention,
+    "formula": reference_short_attention,
+    "kernel": lambda *given: short_attention(*given, impl="triton"),
+}
+
+# %% tags=["nbval-check-output"]
+for dtype in (torch.float32, torch.bfloat16, torch.float16):
+    found = {}
+    for kind, form in forms.items():
+        to = torch.float64 if kind == "exact" else dtype
+        *leaves, g = (x.to(dtype).to(to) for x in drawn)
+        leaves = [x.requires_grad_() for x in leaves]
+        o = form(*leaves)
+        gradients = torch.autograd.grad(o, leaves, g)
+        found[kind] = torch.cat([x.detach().flatten() for x in (o, *gradients)])
+    lost = {kind: norm(x - found["exact"]) for kind, x in found.items()}
+    allowed = 4 if dtype is torch.bfloat16 else 2  # the interpreter, as above
+    fine = bool(lost["kernel"] <= allowed * lost["formula"])
+    print(f"{dtype}: at most {allowed} times the formula's error: {fine}")
+
+# %% tags=["nbval-check-output"]
+aot = [row for row in compiled if row["op"] == "short_attention"]
+print(f"{len(aot)} examples, for {sorted({row['arch'] for row in aot})}")
+print(f"that spill: {sum(row['code']['spilled'] > 0 for row in aot)}")
+narrow = sum(row["code"]["wide"] < row["code"]["accesses"] for row in aot)
+print(f"with an access below 16 bytes: {narrow}")
+print(f"with a fault of any kind: {sum(bool(row['faults']) for row in aot)}")
+
+# %% tags=["hide-output"]
+HTML(aot_html(op="short_attention"))
+
+# %% [markdown]
+# *On a CPU* torch's own attention takes longer for short sequences than two products do, so that
+# products serve. For a layer of 1,024 places, float32, the time of the usual way, torch's attention
+# between two rearrangements, is {glue:text}`kernels-short-forward:.1f` times ours forward, and
+# {glue:text}`kernels-short-both:.1f` times with gradients; the machine was shared.
+
+# %% tags=["hide-input"]
+HTML(as_html("short_attention", "cpu"))
+
+# %% tags=["nbval-check-output"]
+videos = documents("short_attention")
+for bench in videos:
+    print(f"{bench['kind']}, {bench['device']}: {len(bench['rows'])} rows")
+    for peer, row, ratio in faster_peers(bench):
+        print(f"  {peer} is faster, its time is {ratio:.2f} of ours: {row}")
+if not any(bench["kind"] == "cuda" for bench in videos):
+    print("cuda: no rows, nothing is claimed")
+
+# %% tags=["remove-cell"]
+forward, both = (row["peers"]["rearranged"]["ratio"] for row in videos[0]["rows"][:2])
+quote("kernels-short-forward", forward)
+quote("kernels-short-both", both)
+measured = [bench["device"] for bench in videos if bench["kind"] == "cuda"]
+absent = absent.replace("adaln", "short_attention")
+there = f"Measured on {', '.join(measured)}." if measured else absent
+quote("kernels-short-gpu", there)
+
+# %% [markdown]
+# *On a GPU.* {glue:text}`kernels-short-gpu`
+
+# %% tags=["hide-input"]
+HTML(as_html("short_attention", "cuda"))
 
 # %% [markdown]
 # ## What is not shown
