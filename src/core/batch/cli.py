@@ -10,39 +10,26 @@ from pathlib import Path
 import click
 
 from core.batch import book as rendered
+from core.batch import grid_cli, trace
 from core.batch.chapters import Refused, find_chapters, find_root
 from core.batch.check import notes, problems
 from core.batch.claims_page import counted
 from core.batch.execute import Job, execute
+from core.batch.options import jobs_option, pairs_option, shown, timeout_option
 from core.batch.parameters import DEFAULT_SCALE, parameters_of, scales_of, values_of
 from core.batch.progress import Show
 from core.batch.records import Record
 from core.batch.refresh import install, write_pages
 from core.batch.workers import side_by_side
 
-CELL_TIMEOUT = 3600
-AT_ONCE = min(2, os.cpu_count() or 1)
-
-timeout_option = click.option(
-    "--timeout",
-    type=click.IntRange(0),
-    default=CELL_TIMEOUT,
-    show_default=True,
-    help="Seconds that one cell may take, 0 for any number.",
-)
-jobs_option = click.option(
-    "-j",
-    "--jobs",
-    type=click.IntRange(1),
-    default=AT_ONCE,
-    show_default=True,
-    help="Chapters side by side, each on one core.",
-)
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Execute, check and render the chapters of the book around the current folder."""
+
+
+for command in grid_cli.COMMANDS:
+    cli.add_command(command)
 
 
 @cli.command("list")
@@ -59,9 +46,7 @@ def list_() -> None:
 @cli.command()
 @click.argument("chapter")
 @click.option("--scale", default=DEFAULT_SCALE, show_default=True, help="A file of values.")
-@click.option(
-    "-p", "pairs", type=(str, str), multiple=True, metavar="NAME VALUE", help="One value."
-)
+@pairs_option
 @click.option("--out", help="Folder for notebook and record.")
 @click.option("--evidence", is_flag=True, help="Put the result into book/evidence.")
 @timeout_option
@@ -190,15 +175,8 @@ def told(job: Job, record: Record | None) -> str:
     failure = record["failure"]
     if failure is None:
         return f"{name}: done in {record['seconds']:.0f} s, {shown(job.notebook)}"
-    at = f"line {failure['line']} ({failure['code']})" if failure["line"] else "its start"
-    what = f"{failure['error']}: {failure['message']}"
     kept = f"; kept {shown(job.failed[0])}" if job.failed[0].exists() else ""
-    return f"book/{name}.py: failed at {at}: {what}{kept}"
-
-
-def shown(path: Path) -> str:
-    """Return the path as a person here would type it."""
-    return os.path.relpath(path)
+    return f"book/{name}.py: failed at {trace.told(failure)}{kept}"
 
 
 def main(arguments: list[str] | None = None) -> int:

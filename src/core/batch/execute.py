@@ -33,6 +33,8 @@ from core.batch.records import Record
 from core.batch.trace import Tell, Trace, stopped
 from core.provenance import provenance
 
+STOPPED = "KeyboardInterrupt caught in kernel"  # a kernel is interrupted when it is no more needed
+
 
 @dataclass(frozen=True)
 class Job:
@@ -195,7 +197,8 @@ def _passed_on(folder: Path) -> Iterator[None]:
         raise
     finally:
         with contextlib.suppress(OSError):
-            sys.stderr.write((folder / "said").read_text(encoding="utf-8", errors="replace"))
+            said = (folder / "said").read_text(encoding="utf-8", errors="replace")
+            sys.stderr.writelines(line for line in said.splitlines(True) if STOPPED not in line)
 
 
 def _is_news(line: logging.LogRecord) -> bool:

@@ -103,7 +103,7 @@ def values_of(chapter: Chapter, scale: str, overrides: dict[str, str]) -> dict[s
     known = parameters_of(chapter)
     values = scale_values(chapter, scale)
     for name, text in overrides.items():
-        values[name] = _known(known, name, chapter.name).parse(text)
+        values[name] = named_parameter(known, name, chapter.name).parse(text)
     return values
 
 
@@ -124,21 +124,26 @@ def scale_values(chapter: Chapter, scale: str) -> dict[str, Any]:
         if not isinstance(given, dict):
             raise Refused("want lines of `name: value`")
         parameters = parameters_of(chapter)
-        return {n: _known(parameters, n, chapter.name).accept(v) for n, v in given.items()}
+        return {n: named_parameter(parameters, n, chapter.name).accept(v) for n, v in given.items()}
     except (Refused, yaml.YAMLError) as error:
         where = path.relative_to(chapter.root)
         raise Refused(f"{where}: {' '.join(str(error).split())}") from error
 
 
+def named_parameter(known: dict[str, Parameter], name: str, chapter: str) -> Parameter:
+    """Return the parameter of that name.
+
+    Raises:
+        Refused: the chapter has none.
+    """
+    if name not in known:
+        listed = ", ".join(known) or "none"
+        raise Refused(f"unknown parameter {name!r}: chapter {chapter} has {listed}")
+    return known[name]
+
+
 def _folder(chapter: Chapter) -> Path:
     return chapter.root / "book" / "scales" / chapter.name
-
-
-def _known(parameters: dict[str, Parameter], name: str, chapter: str) -> Parameter:
-    if name not in parameters:
-        known = ", ".join(parameters) or "none"
-        raise Refused(f"unknown parameter {name!r}: chapter {chapter} has {known}")
-    return parameters[name]
 
 
 def _parameter(cell: str, line: ast.stmt) -> Parameter:

@@ -7,6 +7,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.progress import TimeElapsedColumn as Elapsed
+from rich.progress import TimeRemainingColumn as Remaining
 
 PAUSE = 5.0  # seconds between two plain lines of one chapter
 
@@ -59,3 +60,48 @@ class Show:
     def say(self, line: str) -> None:
         """Print a line above the bars."""
         self.console.print(line, markup=False)
+
+
+class ShowTasks:
+    """Call it with the tasks done, those that failed, and those in all; enter it to show a bar."""
+
+    def __init__(self, total: int, console: Console | None = None) -> None:
+        """Show on `console`, standard error if it is not given."""
+        self.total = total
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        columns = (TextColumn("tasks"), BarColumn(), MofNCompleteColumn(), Elapsed(), Remaining())
+        failures = TextColumn("{task.description}")
+        terminal = self.console.is_terminal
+        self.bar = Progress(*columns, failures, console=self.console, disable=not terminal)
+        self.task = self.bar.add_task("", total=total)
+        self.began = self.told = time.monotonic()
+
+    def __enter__(self) -> Self:
+        """Start the bar."""
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the bar."""
+        self.bar.stop()
+
+    def __call__(self, done: int, failed: int) -> None:
+        """Show that so many have ended; the time left is at the speed so far."""
+        ended, now = done + failed, time.monotonic()
+        failures = f"{failed} failed" if failed else ""
+        self.bar.update(self.task, completed=ended, description=failures)
+        if self.console.is_terminal or (now - self.told < PAUSE and ended < self.total):
+            return
+        self.told = now
+        left = (now - self.began) / max(ended, 1) * (self.total - ended)
+        told = [
+            f"{ended} of {self.total} tasks",
+            failures,
+            f"about {left:.0f} s left" if left else "",
+        ]
+        self.console.print(", ".join(filter(None, told)), markup=False)

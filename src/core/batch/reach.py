@@ -10,6 +10,7 @@ execution is stale.
 import ast
 import hashlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from core.batch.chapters import Chapter, Refused
@@ -59,18 +60,26 @@ def _follow(script: Path, packages: dict[str, Path]) -> set[Path]:
 
 def _names(path: Path, packages: dict[str, Path]) -> Iterator[str]:
     """Yield every dotted name that the file imports, or that a string in it may name."""
+    stat = path.stat()
+    for level, name in _mentioned(path, stat.st_mtime_ns, stat.st_size):
+        above = _dotted(path, packages).split(".")[:-level] if level else []
+        yield ".".join([*above, name])
+
+
+@cache
+def _mentioned(path: Path, mtime_ns: int, size: int) -> tuple[tuple[int, str], ...]:
+    """Return the names as they stand there, each with the dots before it; read once a version."""
+    found: list[tuple[int, str]] = []
     for node in ast.walk(_tree(path)):
         match node:
             case ast.Import():
-                yield from (alias.name for alias in node.names)
+                found += ((0, alias.name) for alias in node.names)
             case ast.ImportFrom():
-                origin = node.module or ""
-                if node.level:
-                    above = _dotted(path, packages).split(".")[: -node.level]
-                    origin = ".".join([*above, *filter(None, [origin])])
-                yield from (f"{origin}.{alias.name}" for alias in node.names)
+                origin = f"{node.module}." if node.module else ""
+                found += ((node.level, f"{origin}{alias.name}") for alias in node.names)
             case ast.Constant(str() as text) if text.replace(".", "").isidentifier():
-                yield text
+                found.append((0, text))
+    return tuple(found)
 
 
 def _tree(path: Path) -> ast.Module:

@@ -51,6 +51,12 @@ def stopped(chapter: Chapter, trace: Trace, error: BaseException) -> dict[str, A
     return {"cell": trace.index, "line": line, "code": code, "error": kind, "message": first}
 
 
+def told(failure: dict[str, Any]) -> str:
+    """Return the field `failure` of a record as part of a line."""
+    at = f"line {failure['line']} ({failure['code']})" if failure["line"] else "its start"
+    return f"{at}: {failure['error']}: {failure['message']}"
+
+
 def _line_in_cell(traceback: list[str]) -> int:
     """Return the line of the cell at which an IPython traceback begins."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(traceback))

@@ -1,0 +1,149 @@
+"""The commands for many runs: `grid`, `status`, `results`, `plot`.
+
+Exit codes are those of `cli`. A scheduler that is lost on the way is 1: what was done is kept.
+"""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from core.batch import cluster
+from core.batch.chapters import Refused, find_root
+from core.batch.drive import Drive, SchedulerLost, Tally
+from core.batch.grid import Block, Part, plan, read_grid, tasks_of, typed_grid
+from core.batch.options import jobs_option, pairs_option, timeout_option
+from core.batch.parameters import DEFAULT_SCALE
+from core.batch.progress import ShowTasks
+from core.batch.results import Results
+from core.batch.storage import results_at
+from core.batch.task import Orders
+from core.batch.trace import told
+
+PLACE = "_build/grid"
+place_argument = click.argument("place", default=PLACE, metavar="[FOLDER]")
+
+
+@click.command()
+@click.argument("chapters", nargs=-1)
+@click.option("-f", "--file", type=Path, help="A grid file, instead of CHAPTERS.")
+@click.option("--scale", "scales", multiple=True, help="A scale; may be repeated.")
+@pairs_option
+@click.option("--seeds", help="0..9, or 1,2,5.")
+@click.option("--out", "place", default=PLACE, show_default=True, help="Folder of the results.")
+@click.option("--retries", type=click.IntRange(0), default=0, help="Of each task that fails.")
+@click.option("--threads", type=click.IntRange(1), default=1, help="Of each task.")
+@click.option("--gpu", is_flag=True, help="Give each task a GPU of its own.")
+@click.option("--scheduler", metavar="ADDRESS", help="Take the workers of this dask scheduler.")
+@click.option("--cluster", "described", type=Path, help="Make the cluster this file describes.")
+@jobs_option
+@timeout_option
+def grid(place: str, retries: int, threads: int, gpu: bool, timeout: int, **asked: Any) -> int:
+    """Execute CHAPTERS x scales x values x seeds; a -p that is repeated has several values.
+
+    What has its result in the folder is not run again: to resume, give the same command.
+    """
+    if asked["scheduler"] and asked["described"]:
+        raise Refused("--scheduler and --cluster: one of the two")
+    root = find_root(Path.cwd())
+    parts = plan(root, blocks_of(asked))
+    results = results_at(place)
+    results.open()
+    results.save_plan(tasks_of(parts))
+    done, total = done_before(parts, results)
+    click.echo(f"{total} tasks, {len(done)} of them done before")
+    left = total - len(done)
+    if not left:
+        return 0
+    orders = Orders(str(root), results.place, timeout or None, threads)
+    todo = (task for task in tasks_of(parts) if task.key not in done)
+    with workers(asked, gpu, min(asked["jobs"], left)) as client, ShowTasks(left) as show:
+        drive = Drive(client, orders, retries, gpu, lambda now: show(now.done, len(now.failed)))
+        try:
+            return ended(drive.run(todo), left)
+        except SchedulerLost as why:
+            click.echo(f"{why}: {drive.tally.done} of {left} tasks done; run the grid again")
+            return 1
+
+
+def blocks_of(asked: dict[str, Any]) -> list[Block]:
+    """Return what the command line, or the file that it names, asks for.
+
+    Raises:
+        Refused: it names both, or neither.
+    """
+    chapters, scales, pairs, seeds = (asked[n] for n in ("chapters", "scales", "pairs", "seeds"))
+    typed = bool(chapters or scales or pairs or seeds is not None)
+    if typed and asked["file"]:
+        raise Refused("--file stands alone: chapters, scales, values and seeds are in the file")
+    if asked["file"]:
+        return read_grid(asked["file"])
+    if not chapters:
+        raise Refused("name chapters, or a grid file with --file")
+    return typed_grid(chapters, scales or (DEFAULT_SCALE,), pairs, seeds)
+
+
+def done_before(parts: list[Part], results: Results) -> tuple[set[str], int]:
+    """Return the keys of the tasks that have a result, each looked at, and how many tasks are.
+
+    Raises:
+        Refused: a result was changed since.
+    """
+    there, done, total = results.done(), set(), 0
+    for total, task in enumerate(tasks_of(parts), start=1):
+        if task.key in there:
+            results.record(task.key)
+            done.add(task.key)
+    return done, total
+
+
+def workers(asked: dict[str, Any], gpu: bool, count: int) -> AbstractContextManager[Any]:
+    """Return what gives the client of the cluster that was asked for."""
+    if asked["scheduler"]:
+        return cluster.scheduler_at(asked["scheduler"])
+    if asked["described"]:
+        return cluster.cluster_of(asked["described"])
+    return cluster.workers_here(count, cluster.gpus_here() if gpu else None)
+
+
+def ended(tally: Tally, total: int) -> int:
+    """Say how a grid ended; return the exit code."""
+    for task, why in tally.failed:
+        click.echo(f"{task}: {why}")
+    click.echo(
+        f"{tally.done} of {total} tasks done" + (", the rest failed" if tally.failed else "")
+    )
+    return int(bool(tally.failed))
+
+
+@click.command()
+@place_argument
+@click.option("--verify", is_flag=True, help="Compare every file with the hash of its seal.")
+def status(place: str, verify: bool) -> int:
+    """Say how far the grid is that was last asked for in FOLDER."""
+    results = results_at(place)
+    results.check()
+    done, failures, asked = results.done(), results.failures(), results.plan()
+    in_work = results.in_work() - done
+    if verify:
+        for key in sorted(done):
+            results.verify(key)
+    count = {
+        "done": sum(task.key in done for task in asked),
+        "running": sum(task.key in in_work for task in asked),
+        "failed": sum(task.key in failures and task.key not in in_work for task in asked),
+    }
+    waiting = len(asked) - sum(count.values())
+    numbers = ", ".join(f"{number} {what}" for what, number in count.items())
+    click.echo(f"{len(asked)} tasks: {numbers}, {waiting} waiting")
+    others = len(done - {task.key for task in asked})
+    if others:
+        click.echo(f"{others} results of other grids, or of other versions of the book")
+    for task in asked:
+        if task.key in failures:
+            click.echo(f"{task}: failed at {told(failures[task.key]['failure'])}")
+    return 0
+
+
+COMMANDS = (grid, status)
