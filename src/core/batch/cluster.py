@@ -47,14 +47,14 @@ def workers_here(count: int, gpus: list[str] | None = None) -> Iterator["Client"
     options = [one] * count
     if gpus:
         options = [one | {"resources": {GPU: 1}, "env": _seeing(gpu)} for gpu in gpus]
-    with dask.SpecCluster(
+    cluster = dask.SpecCluster(
         scheduler={"cls": dask.Scheduler, "options": common | {"dashboard": False, "port": 0}},
         workers={i: {"cls": dask.Nanny, "options": each} for i, each in enumerate(options)},
         security=common["security"],
         silence_logs=logging.CRITICAL,
-    ) as cluster:
-        with dask.Client(cluster) as client:
-            yield client
+    )
+    with cluster, dask.Client(cluster) as client:
+        yield client
 
 
 @contextlib.contextmanager
@@ -121,6 +121,7 @@ def _seeing(gpu: str) -> dict[str, str]:
 
 
 def _dask() -> Any:
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is raised as well
     try:
         return importlib.import_module("distributed")
     except ImportError as error:

@@ -59,7 +59,7 @@ class Drive:
         """
         from distributed import as_completed
 
-        ended = as_completed()
+        ended = as_completed(loop=self.client.loop)
         for task in islice(tasks, WINDOW):
             ended.add(self._submit(task))
         while self._running or self._parked:

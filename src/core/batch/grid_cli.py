@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from core.batch import cluster
+from core.batch import plot as plots
 from core.batch.chapters import Refused, find_root
 from core.batch.drive import Drive, SchedulerLost, Tally
 from core.batch.grid import Block, Part, plan, read_grid, tasks_of, typed_grid
@@ -18,10 +19,14 @@ from core.batch.parameters import DEFAULT_SCALE
 from core.batch.progress import ShowTasks
 from core.batch.results import Results
 from core.batch.storage import results_at
+from core.batch.table import Row, as_csv, rows_of, write_table
 from core.batch.task import Orders
 from core.batch.trace import told
 
 PLACE = "_build/grid"
+all_option = click.option(
+    "--all", "everything", is_flag=True, help="Those of earlier grids and versions, too."
+)
 place_argument = click.argument("place", default=PLACE, metavar="[FOLDER]")
 
 
@@ -90,8 +95,11 @@ def done_before(parts: list[Part], results: Results) -> tuple[set[str], int]:
     Raises:
         Refused: a result was changed since.
     """
-    there, done, total = results.done(), set(), 0
-    for total, task in enumerate(tasks_of(parts), start=1):
+    there = results.done()
+    done: set[str] = set()
+    total = 0
+    for task in tasks_of(parts):
+        total += 1
         if task.key in there:
             results.record(task.key)
             done.add(task.key)
@@ -146,4 +154,52 @@ def status(place: str, verify: bool) -> int:
     return 0
 
 
-COMMANDS = (grid, status)
+@click.command("results")
+@place_argument
+@click.option("--out", type=Path, help="File that ends in .csv or .parquet, instead of the screen.")
+@all_option
+def results_(place: str, out: Path | None, everything: bool) -> int:
+    """Give one table of the results in FOLDER: a row for each claim of each run."""
+    rows = rows_in(place, everything)
+    if out is None:
+        click.echo(as_csv(rows), nl=False)
+        return 0
+    write_table(rows, out)
+    click.echo(f"{len(rows)} rows in {out}")
+    return 0
+
+
+@click.command()
+@place_argument
+@click.option("--claim", help="Show the values of this one, instead of all verdicts.")
+@click.option("--out", type=Path, default="claims.png", show_default=True, help="Picture.")
+@all_option
+def plot(place: str, claim: str | None, out: Path, everything: bool) -> int:
+    """Draw the claims of the results in FOLDER over seeds, with intervals."""
+    rows = [row for row in rows_in(place, everything) if row["claim"]]
+    if not rows:
+        raise Refused(f"{place}: no result with a claim to draw")
+    figure = plots.plot_values(rows, claim) if claim else plots.plot_shares(rows)
+    try:
+        figure.savefig(out, dpi=150)
+    except (OSError, ValueError) as error:
+        raise Refused(f"cannot draw {out}: {error}") from error
+    click.echo(f"drawn in {out}")
+    return 0
+
+
+def rows_in(place: str, everything: bool) -> list[Row]:
+    """Return the table of the tasks last asked for, or of all that are there.
+
+    Raises:
+        Refused: that is no folder of results, or one of them was changed.
+    """
+    results = results_at(place)
+    results.check()
+    done = results.done()
+    asked = [task.key for task in results.plan()]
+    keys = sorted(done) if everything else [key for key in asked if key in done]
+    return list(rows_of((key, results.record(key)) for key in keys))
+
+
+COMMANDS = (grid, status, results_, plot)

@@ -1,0 +1,120 @@
+"""Claims over seeds, as figures: how often a verdict comes out, and by how much a value varies."""
+
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+from scipy import stats
+
+from core.batch.chapters import Refused
+from core.batch.table import Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CONFIDENCE = 0.95
+BLUE = "#0072B2"
+
+
+class Estimate(NamedTuple):
+    """A mean with its 95 % interval."""
+
+    at: float
+    low: float
+    high: float
+
+
+class Group(NamedTuple):
+    """Runs that differ in their seed alone, seen at one claim."""
+
+    label: str
+    claim: str
+    rows: list[Row]
+
+
+def groups_of(rows: list[Row]) -> list[Group]:
+    """Return the rows by claim and setting; the label names what settings differ in."""
+    rows = [row for row in rows if row["claim"] is not None]
+    varied = [name for name in _settings(rows) if len({str(row.get(name)) for row in rows}) > 1]
+
+    def place(row: Row) -> tuple[str, ...]:
+        return row["chapter"], row["claim"], *(str(row.get(name)) for name in varied)
+
+    found = [list(group) for _, group in groupby(sorted(rows, key=place), place)]
+    return [Group(_label(group[0], varied), group[0]["claim"], group) for group in found]
+
+
+def share(rows: list[Row]) -> Estimate:
+    """Return in which share of runs the verdict is the expected one, with Wilson's interval."""
+    as_expected = sum(row["verdict"] == row["expected"] for row in rows)
+    tried = stats.binomtest(as_expected, len(rows))
+    low, high = tried.proportion_ci(CONFIDENCE, method="wilson")
+    return Estimate(as_expected / len(rows), low, high)
+
+
+def mean(values: list[float]) -> Estimate:
+    """Return the mean with Student's interval; of one value, no interval."""
+    at = sum(values) / len(values)
+    spread = stats.tstd(values) if len(values) > 1 else 0.0
+    if not spread:
+        return Estimate(at, at, at)
+    error = spread / len(values) ** 0.5
+    low, high = stats.t.interval(CONFIDENCE, len(values) - 1, loc=at, scale=error)
+    return Estimate(at, float(low), float(high))
+
+
+def plot_shares(rows: list[Row]) -> "Figure":
+    """Draw, for each claim, in which share of runs its verdict came out as expected."""
+    groups = groups_of(rows)
+    labels = [f"{g.claim} {g.label}".strip() + f" ({len(g.rows)})" for g in groups]
+    figure = _intervals([share(group.rows) for group in groups], labels)
+    (axes,) = figure.axes
+    axes.set(xlabel="share of runs (number) with the expected verdict, 95 % interval (Wilson)")
+    axes.set_xlim(-0.02, 1.02)
+    return figure
+
+
+def plot_values(rows: list[Row], claim: str) -> "Figure":
+    """Draw the first number of what came out for one claim: each seed, and their mean.
+
+    Raises:
+        Refused: no run has the claim, or its text holds no number.
+    """
+    groups = [group for group in groups_of(rows) if group.claim == claim]
+    if not groups:
+        known = ", ".join(sorted({row["claim"] for row in rows if row["claim"]})) or "none"
+        raise Refused(f"no run has the claim {claim!r}: there are {known}")
+    found = [[r["value"] for r in group.rows if r["value"] is not None] for group in groups]
+    if not all(found):
+        raise Refused(f"claim {claim}: {groups[0].rows[0]['here']!r} holds no number")
+    labels = [group.label or group.rows[0]["scale"] for group in groups]
+    figure = _intervals([mean(values) for values in found], labels)
+    (axes,) = figure.axes
+    for height, values in enumerate(found):
+        axes.plot(values, [height] * len(values), "o", color="black", alpha=0.3, markersize=4)
+    axes.set(xlabel=f"{claim}: first number, each run; mean with 95 % interval (Student)")
+    return figure
+
+
+def _intervals(estimates: list[Estimate], labels: list[str]) -> "Figure":
+    from matplotlib.figure import Figure  # half a second
+
+    figure = Figure(figsize=(7, 1.2 + 0.3 * len(labels)), layout="constrained")
+    axes = figure.subplots()
+    for height, (at, low, high) in enumerate(estimates):
+        axes.plot([low, high], [height, height], color=BLUE, linewidth=2)
+        axes.plot(at, height, "o", color=BLUE)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _settings(rows: list[Row]) -> list[str]:
+    names = {name for row in rows for name in row if name.startswith("parameter.")}
+    return ["scale", *sorted(names)]
+
+
+def _label(row: Row, varied: list[str]) -> str:
+    shown = {name.removeprefix("parameter."): row.get(name) for name in varied}
+    return " ".join(f"{name}={value}" for name, value in shown.items() if value is not None)

@@ -1,0 +1,100 @@
+"""One tidy table of many runs: a row for each claim of each run, parameters as columns."""
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from core.batch.chapters import Refused
+from core.batch.records import Record, part_of
+
+Row = dict[str, Any]
+FIRST = ("chapter", "scale", "seed")
+LAST = (
+    *("claim", "statement", "verdict", "expected", "value", "here", "paper", "source"),
+    *("seconds", "started", "commit", "device", "key"),
+)
+NUMBER = re.compile(r"(?<![\w.])[-+]?[0-9][0-9,]*(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?")
+
+
+def rows_of(records: Iterable[tuple[str, Record]]) -> Iterator[Row]:
+    """Yield the rows of records, each with its key; a run without claims has one row."""
+    for key, record in records:
+        run = {name: record[name] for name in ("chapter", "scale", "seed", "seconds", "started")}
+        run |= {name: record["provenance"][name] for name in ("commit", "device")}
+        given = {n: value for n, value in record["parameters"].items() if n != "seed"}
+        run |= {"key": key, **{f"parameter.{name}": value for name, value in given.items()}}
+        for claim in record["claims"] or [{}]:
+            names = ("statement", "verdict", "expected", "here", "paper", "source")
+            said = {name: claim.get(name) for name in names}
+            yield {**run, **said, "claim": claim.get("id"), "value": value_in(claim.get("here"))}
+
+
+def value_in(here: str | None) -> float | None:
+    """Return the first number of what came out, None where it has none."""
+    found = NUMBER.search(here or "")
+    return float(found[0].replace(",", "")) if found else None
+
+
+def columns_of(rows: list[Row]) -> list[str]:
+    """Return the names of the columns, in order."""
+    parameters = {name for row in rows for name in row if name.startswith("parameter.")}
+    return [*FIRST, *sorted(parameters), *LAST]
+
+
+def as_csv(rows: list[Row]) -> str:
+    """Return the table as CSV; a list or a mapping is JSON in its cell."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    columns = columns_of(rows)
+    table.writerow(columns)
+    for row in rows:
+        table.writerow([_plain(row.get(name)) for name in columns])
+    return text.getvalue()
+
+
+def write_table(rows: list[Row], path: Path) -> None:
+    """Write the table as what the name ends in, `.csv` or `.parquet`.
+
+    Raises:
+        Refused: it ends in something else, or Parquet cannot be written here.
+    """
+    part = part_of(path)
+    try:
+        if path.suffix == ".csv":
+            part.write_text(as_csv(rows), encoding="utf-8")
+        elif path.suffix == ".parquet":
+            _write_parquet(rows, part)
+        else:
+            raise Refused(f"{path}: a table is .csv or .parquet")
+        os.replace(part, path)
+    except OSError as error:
+        raise Refused(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_parquet(rows: list[Row], path: Path) -> None:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet
+    except ImportError as error:
+        raise Refused("Parquet needs pyarrow: pip install 'papers-executed[cluster]'") from error
+    columns = {name: _one_type([row.get(name) for row in rows]) for name in columns_of(rows)}
+    pyarrow.parquet.write_table(pa.table(columns), path)
+
+
+def _one_type(values: list[Any]) -> list[Any]:
+    """Return the values as they are if they are of one simple type, else as text."""
+    kinds = {type(value) for value in values} - {type(None)}
+    if kinds <= {int, float} or (len(kinds) == 1 and kinds <= {str, bool}):
+        return [float(v) if len(kinds) > 1 and v is not None else v for v in values]
+    return [None if value is None else str(_plain(value)) for value in values]
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
