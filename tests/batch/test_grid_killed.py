@@ -3,7 +3,6 @@
 from collections import Counter
 from pathlib import Path
 
-import psutil
 import pytest
 from tiny_book import add_cell, batch, everything_in
 from tiny_cluster import a_cluster, kernels_of, until

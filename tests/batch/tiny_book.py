@@ -130,11 +130,9 @@ def batch(root: Path, *arguments: str) -> Ended:
 
 def batch_process(root: Path, *arguments: str, **options) -> Ended:
     """Run `python -m core.batch` in the book, in a process of its own."""
-    options["env"] = {**os.environ, **options.pop("env", {})}
+    options = {"timeout": 120, **options, "env": {**os.environ, **options.pop("env", {})}}
     command = [sys.executable, "-m", "core.batch", *arguments]
-    done = subprocess.run(
-        command, cwd=root, capture_output=True, text=True, check=False, timeout=120, **options
-    )
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, **options)
     return Ended(done.returncode, done.stdout, done.stderr)
 
 

@@ -59,6 +59,8 @@ class Drive:
         """
         from distributed import as_completed
 
+        if self.gpu:
+            self._expect_gpus()
         ended = as_completed(loop=self.client.loop)
         for task in islice(tasks, WINDOW):
             ended.add(self._submit(task))
@@ -72,6 +74,12 @@ class Drive:
                     ended.add(self._submit(task))
                 self._unpark(ended)
         return self.tally
+
+    def _expect_gpus(self) -> None:
+        """Refuse to wait for a GPU among workers that have none; where none is yet, some may."""
+        there = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        if there and not any(worker["resources"].get(GPU) for worker in there):
+            raise Refused(f"no worker has a GPU: start them with --resources {GPU}=1")
 
     def _submit(self, task: Task) -> "Future":
         resources = {GPU: 1} if self.gpu else None

@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from core.batch import cluster
-from core.batch import plot as plots
 from core.batch.chapters import Refused, find_root
 from core.batch.drive import Drive, SchedulerLost, Tally
 from core.batch.grid import Block, Part, plan, read_grid, tasks_of, typed_grid
@@ -176,6 +175,8 @@ def results_(place: str, out: Path | None, everything: bool) -> int:
 @all_option
 def plot(place: str, claim: str | None, out: Path, everything: bool) -> int:
     """Draw the claims of the results in FOLDER over seeds, with intervals."""
+    from core.batch import plot as plots  # scipy takes a second
+
     rows = [row for row in rows_in(place, everything) if row["claim"]]
     if not rows:
         raise Refused(f"{place}: no result with a claim to draw")

@@ -1,5 +1,6 @@
 """Claims over seeds, as figures: how often a verdict comes out, and by how much a value varies."""
 
+import statistics
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -53,8 +54,8 @@ def share(rows: list[Row]) -> Estimate:
 
 def mean(values: list[float]) -> Estimate:
     """Return the mean with Student's interval; of one value, no interval."""
-    at = sum(values) / len(values)
-    spread = stats.tstd(values) if len(values) > 1 else 0.0
+    at = statistics.fmean(values)
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
     if not spread:
         return Estimate(at, at, at)
     error = spread / len(values) ** 0.5
@@ -68,7 +69,7 @@ def plot_shares(rows: list[Row]) -> "Figure":
     labels = [f"{g.claim} {g.label}".strip() + f" ({len(g.rows)})" for g in groups]
     figure = _intervals([share(group.rows) for group in groups], labels)
     (axes,) = figure.axes
-    axes.set(xlabel="share of runs (number) with the expected verdict, 95 % interval (Wilson)")
+    figure.supxlabel("share of runs with the expected verdict, 95 % interval", size="medium")
     axes.set_xlim(-0.02, 1.02)
     return figure
 
@@ -91,7 +92,7 @@ def plot_values(rows: list[Row], claim: str) -> "Figure":
     (axes,) = figure.axes
     for height, values in enumerate(found):
         axes.plot(values, [height] * len(values), "o", color="black", alpha=0.3, markersize=4)
-    axes.set(xlabel=f"{claim}: first number, each run; mean with 95 % interval (Student)")
+    figure.supxlabel(f"{claim}: each run, and their mean with 95 % interval", size="medium")
     return figure
 
 
