@@ -18,7 +18,9 @@ from core.batch.folder import Folder
 from core.batch.grid import plan, tasks_of, typed_grid
 from core.batch.task import Orders, Outcome, perform
 
-LOG = "import os\nopen('../log', 'a').write(f'{seed} {os.environ.get(\"CUDA_VISIBLE_DEVICES\")}\\n')"
+LOG = (
+    "import os\nopen('../log', 'a').write(f'{seed} {os.environ.get(\"CUDA_VISIBLE_DEVICES\")}\\n')"
+)
 FRAGILE = f"{LOG}\nassert seed != 1 or os.path.exists('../ok'), 'not yet'"
 
 
@@ -102,11 +104,11 @@ def test_ctrl_c_stops_the_workers_and_their_kernels(book):
 
 
 def test_a_full_disk_ends_the_grid_in_one_line(book):
-    add_cell(book, "print('x' * 600_000)")
+    add_cell(book, "print('x\\n' * 20_000)")
 
     def small_files() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
     ended = run(book, "--seeds", "0..3", "-j", "1", preexec_fn=small_files)
     assert ended.returncode == 2, ended.stdout

@@ -9,6 +9,8 @@ The commands of `python -m core.batch`::
     refresh [CHAPTER]    execute, and put the results in place of the committed ones
     check                look for what is wrong with the committed book, without running it
     book                 execute what is stale, and render the book from fresh executions
+    grid CHAPTER...      execute chapters x scales x values x seeds on many workers, resumable
+    status, results, plot [FOLDER]    how far a grid is, its results as a table, as a figure
 
 Exit codes: 0 done; 1 ran and failed, or something was found; 2 refused, and nothing was written;
 130 interrupted, by Ctrl-C or SIGTERM.

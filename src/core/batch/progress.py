@@ -78,7 +78,8 @@ class ShowTasks:
 
     def __enter__(self) -> Self:
         """Start the bar."""
-        self.bar.start()
+        if self.console.is_terminal:
+            self.bar.start()
         return self
 
     def __exit__(
@@ -88,7 +89,8 @@ class ShowTasks:
         trace: TracebackType | None,
     ) -> None:
         """Stop the bar."""
-        self.bar.stop()
+        if self.console.is_terminal:
+            self.bar.stop()
 
     def __call__(self, done: int, failed: int) -> None:
         """Show that so many have ended; the time left is at the speed so far."""
