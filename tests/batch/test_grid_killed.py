@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from tiny_book import add_cell, batch, everything_in
-from tiny_cluster import a_cluster, kernels_of, until
+from tiny_cluster import PATIENCE, a_cluster, kernels_of, until
 
 from core.batch.folder import Folder
 from core.batch.grid import key_of, plan, tasks_of, typed_grid
@@ -51,7 +51,7 @@ def test_whoever_is_killed_nothing_is_lost_and_nothing_is_done_twice(book, tmp_p
         first = cluster.client(book, *GRID)
         more(3)
         first.kill()
-        first.wait()
+        first.communicate()
         nothing_was_lost()
 
         second = cluster.client(book, *GRID)
@@ -60,8 +60,8 @@ def test_whoever_is_killed_nothing_is_lost_and_nothing_is_done_twice(book, tmp_p
         kill_worker(book)
         more(3)
         cluster.scheduler.kill()
-        assert second.wait(120) == 1
-        assert "the scheduler is gone" in second.communicate()[0]
+        assert "the scheduler is gone" in second.communicate(timeout=PATIENCE)[0]
+        assert second.returncode == 1
         until(lambda: not kernels_of(book))
         nothing_was_lost()
         done, before = results.done(), begun(book)

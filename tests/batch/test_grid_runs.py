@@ -45,6 +45,7 @@ def ran(once, refreshed) -> Path:
     task = the_task(refreshed)
     results.save_plan([task])
     with results.claim(task.key) as scratch:
+        assert scratch
         for suffix in (".ipynb", ".json"):
             (refreshed / "_build" / "run" / f"tiny{suffix}").rename(scratch / f"tiny{suffix}")
         results.publish(scratch, task.key)
@@ -96,7 +97,7 @@ def test_ctrl_c_stops_the_workers_and_their_kernels(book):
     until(lambda: kernels_of(book))
     below = psutil.Process(client.pid).children(recursive=True)
     os.killpg(client.pid, signal.SIGINT)  # as a terminal does: to all of them
-    assert client.communicate(timeout=PATIENCE)[1] == "interrupted\n"
+    assert client.communicate(timeout=PATIENCE)[1].strip() == "interrupted"
     assert client.returncode == 130
     until(lambda: not any(process.is_running() for process in below))
     until(lambda: not kernels_of(book))

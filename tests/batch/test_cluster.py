@@ -1,0 +1,91 @@
+"""Clusters other than that of this process: SLURM, as far as a machine without it can tell."""
+
+import os
+import sys
+from unittest.mock import Mock
+
+import pytest
+from tiny_book import batch, batch_process
+from tiny_cluster import PATIENCE, a_cluster, kernels_of, until
+
+from core.batch.chapters import Refused
+from core.batch.cluster import cluster_of, gpus_here
+from core.batch.drive import Drive
+from core.batch.task import Orders
+
+SLURM = f"""\
+cluster: dask_jobqueue.SLURMCluster
+options:
+  cores: 1
+  processes: 1
+  memory: 1GB
+  walltime: "00:10:00"
+  python: {sys.executable}
+  scheduler_options: {{host: 127.0.0.1, dashboard: false}}
+workers: 1
+"""
+# SLURM as dask-jobqueue sees it: the script runs somewhere, and a number is its name
+SBATCH = "#!/bin/sh\ncp $1 $0.job\nsh $0.job >/dev/null 2>&1 &\necho Submitted batch job $!\n"
+SCANCEL = "#!/bin/sh\nkill $1\n"
+
+
+@pytest.mark.slow
+def test_jobs_of_slurm_execute_a_grid(book, tmp_path):
+    (tmp_path / "bin").mkdir()
+    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    (book / "slurm.yaml").write_text(SLURM)
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    command = ("grid", "tiny", "--seeds", "0..1", "--cluster", "slurm.yaml")
+    ended = batch_process(book, *command, env={"PATH": path}, timeout=PATIENCE)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "2 tasks, 0 of them done before\n2 of 2 tasks done\n"
+    script = (tmp_path / "bin" / "sbatch.job").read_text()
+    assert "#SBATCH --cpus-per-task=1\n" in script
+    assert "#SBATCH -t 00:10:00\n" in script
+    assert "--nthreads 1 " in script
+    until(lambda: not kernels_of(book))
+
+
+@pytest.mark.slow
+def test_without_its_certificate_nobody_gets_in(book, tmp_path, monkeypatch):
+    monkeypatch.setattr("core.batch.cluster.WAIT", "3s")
+    with a_cluster(tmp_path / "cluster") as cluster:
+        for address in (cluster.address, cluster.address.replace("tls://", "tcp://")):
+            ended = batch(book, "grid", "tiny", "--scheduler", address)
+            assert ended.returncode == 2
+            assert ended.stderr.startswith(f"refused: no dask scheduler answers at {address} ")
+            assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("cluster: nosuch.Cluster", "ModuleNotFoundError: No module named 'nosuch'"),
+        ("cluster: distributed.NoCluster", "AttributeError"),
+        ("cluster: fractions.Fraction\noptions: {no_such_option: 1}", "TypeError"),
+        ("options: {}", "want cluster: a class, options: its arguments, workers: how many"),
+        ("cluster: a.B\nworker: 3", "unknown worker: want cluster, options, workers"),
+        ("a: [", "while parsing"),
+    ],
+)
+def test_a_file_that_describes_no_cluster_is_refused(tmp_path, text, said):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(text)
+    with pytest.raises(Refused) as why, cluster_of(path):
+        pass
+    assert said in str(why.value)
+    assert "\n" not in str(why.value)
+
+
+def test_gpus_are_those_that_may_be_seen(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert gpus_here() == ["2", "5"]
+
+
+def test_workers_without_a_gpu_are_not_waited_for():
+    workers = {"a": {"resources": {}}, "b": {"resources": {"CPU": 1}}}
+    client = Mock(scheduler_info=lambda n_workers: {"workers": workers})
+    with pytest.raises(Refused, match="no worker has a GPU: start them with --resources GPU=1"):
+        Drive(client, Orders("", ""), gpu=True).run(iter(()))
