@@ -23,7 +23,7 @@ from core.batch.storage import results_at
 from core.batch.task import Orders
 
 Comparison = dict[str, float | str]
-TASKS = 12
+TASKS = 8
 REPEATS = 5
 MANY = 10_000
 TOC = "format: jb-book\nroot: intro\nchapters:\n  - file: small\n"
@@ -53,7 +53,7 @@ def main() -> dict[str, Comparison]:
         (root / "book" / "small.py").write_text(SMALL)
         return {
             f"one task, median of {REPEATS}": one_task(root),
-            f"{TASKS} tasks that wait a second": scaling(root),
+            f"{TASKS} tasks that wait three seconds": scaling(root),
             f"planning {MANY:,} tasks": planning(root),
         }
 
@@ -85,7 +85,7 @@ def scaling(root: Path) -> Comparison:
         with workers_here(count) as client:
             client.wait_for_workers(count)
             Drive(client, orders).run(iter(_tasks(root, count)))  # imports
-            todo = iter(_tasks(root, TASKS, wait="1.0"))
+            todo = iter(_tasks(root, TASKS, wait="3.0"))
             spent.append(_seconds(Drive(client, orders).run, todo))
     one, two = spent
     return {"one worker (s)": one, "two workers (s)": two, "ratio": one / two}
