@@ -321,3 +321,33 @@ def test_a_difference_of_a_projection_is_added_to_its_weights(models, noised, ru
 def test_a_projection_that_there_is_not(models):
     with pytest.raises(ValueError, match=r"want projections to_q, .*got \['to_x'\]"):
         ControlVideoAdapter.for_models(models[0], projections=("to_x",))
+
+
+def test_a_lora_below_an_edit_is_part_of_the_base(models, noised, run):
+    """As in the paper's edits by reference images: layers of low rank, then an edit upon them."""
+    peft = pytest.importorskip("peft")
+    unet, nets = models
+    adapter = awake(ControlVideoAdapter.for_models(unet, nets))
+    torch.manual_seed(7)
+    unet.add_adapter(
+        peft.LoraConfig(
+            r=2,
+            lora_alpha=2,
+            init_lora_weights=False,
+            target_modules=["to_q", "to_k", "to_v", "to_out.0"],
+        )
+    )
+    x = noised(F)
+    edit = installed(models, adapter)
+    found = run(unet, nets, *x)
+    edit.uninstall()
+    unet.disable_adapters()
+    edit = installed(models, adapter)
+    without = run(unet, nets, *x)
+    edit.uninstall()
+    assert apart(found, without) > 1e-3
+    unet.enable_adapters()
+    unet.fuse_lora()
+    unet.unload_lora()
+    installed(models, adapter)
+    assert apart(run(unet, nets, *x), found) < CLOSE

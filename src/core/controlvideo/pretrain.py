@@ -61,6 +61,8 @@ class Recipe:
 
 BASE = "stage_base"
 """Folder of the first stage's weights."""
+CONTROLS = ("edges", "depth", "pose")
+"""Those that have a ControlNet unless others are asked for."""
 SMOKE = Recipe(steps=60, object_steps=10, control_steps=20, batch=16)
 """A minute; shows that the loss falls, and makes nothing worth having."""
 
@@ -72,7 +74,7 @@ class Run:
         """Start a run, or go on with one."""
         self.out, self.recipe, self.show = out, recipe, show
         out.mkdir(parents=True, exist_ok=True)
-        self.scheduler = small.make_scheduler()
+        self.scheduler = small.make_scheduler(small.LEARNT)
 
     def log(self, stage: str) -> "Log":
         """Return where a stage writes its loss."""
@@ -85,7 +87,7 @@ class Run:
         torch.manual_seed(self.recipe.seed)
         tokenizer = small.make_tokenizer()
         tokenizer.save_pretrained(self.out / "tokenizer")
-        self.scheduler.save_pretrained(self.out / "scheduler")
+        small.make_scheduler().save_pretrained(self.out / "scheduler")
         text_encoder = small.make_text_encoder(len(tokenizer))
         unet = small.make_unet()
         self.paint("base", 0, self.recipe.steps, tokenizer, text_encoder, unet, emphasis=0.0)
@@ -156,7 +158,7 @@ class Run:
         words = [w if rng.random() >= without else "" for w in scene.captions(seen, rng)]
         x = scene.render(seen).image * 2 - 1
         noise = torch.from_numpy(rng.standard_normal(x.shape)).float()
-        t: Any = torch.from_numpy(rng.integers(1000, size=len(x)))
+        t: Any = torch.from_numpy(rng.integers(small.LEARNT, size=len(x)))
         noised = self.scheduler.add_noise(x, noise, t)
         return noised, t, self.scheduler.get_velocity(x, noise, t), words, seen
 
@@ -289,7 +291,7 @@ def card(out: Path, controls: Sequence[str], *, images: int = 4, seed: int = 0) 
                 sees="own",
                 branches=False,
                 num_inference_steps=20,
-                guidance_scale=4,
+                guidance_scale=2,
                 generator=torch.Generator().manual_seed(i),
                 output_type="pt",
             ).frames
@@ -307,11 +309,11 @@ def card(out: Path, controls: Sequence[str], *, images: int = 4, seed: int = 0) 
     )
 
 
-def manifest(out: Path, recipe: Recipe) -> None:
+def manifest(out: Path, recipe: Recipe, controls: Sequence[str]) -> None:
     """Write what was made from what: recipe, versions, and a hash of each file of weights."""
     files = sorted(path for path in out.rglob("*.safetensors") if BASE not in path.parts)
     content = {
-        "recipe": asdict(recipe),
+        "recipe": {**asdict(recipe), "controls": list(controls)},
         "provenance": provenance(Path(__file__).parents[3]),
         "files": {
             str(path.relative_to(out)): {
@@ -336,11 +338,12 @@ def main(out: Path, smoke: bool, controls: tuple[str, ...], seed: int, quiet: bo
     run = Run(out, recipe, show=not quiet)
     run.base()
     run.objects()
-    for kind in controls or scene.CONTROLS:
+    controls = controls or CONTROLS
+    for kind in controls:
         run.controlnet(kind)
     if not (out / "card.json").exists():
-        card(out, controls or scene.CONTROLS)
-    manifest(out, recipe)
+        card(out, controls)
+    manifest(out, recipe, controls)
 
 
 if __name__ == "__main__":

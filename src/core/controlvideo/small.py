@@ -4,7 +4,9 @@ It paints the procedural scenes of `scenes`, on pixels, without an autoencoder, 
 to tune and to edit with on a laptop. `pretrain` made the weights that come with the package.
 
 What differs from Stable Diffusion 1.5 besides size: the model predicts v and not the noise (it
-learns faster), its betas are linear (its last step is noise alone), and it has no autoencoder.
+learns faster), its betas are linear, and it has no autoencoder. It learns up to noise alone, and
+samples from where Stable Diffusion does: there a fifteenth of the picture is left in the noise, and
+an inversion can keep what the picture looks like.
 """
 
 import json
@@ -123,9 +125,19 @@ def make_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
     return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16,))
 
 
-def make_scheduler() -> DDIMScheduler:
-    """Return the noise: linear betas, and v to predict."""
+LEARNT, SAMPLED = 1000, 730
+"""Steps of noise that the model learns, and from which it samples: sqrt(alpha_bar) is 0.068 there,
+as at the last step of Stable Diffusion."""
+
+
+def make_scheduler(steps: int = SAMPLED) -> DDIMScheduler:
+    """Return the first steps of the noise: linear betas, and v to predict."""
+    beta_start, beta_end = 1e-4, 0.02
+    last = beta_start + (beta_end - beta_start) * (steps - 1) / (LEARNT - 1)
     return DDIMScheduler(
+        num_train_timesteps=steps,
+        beta_start=beta_start,
+        beta_end=last,
         beta_schedule="linear",
         prediction_type="v_prediction",
         clip_sample=False,

@@ -111,7 +111,7 @@ class Bench:
     pipe: ControlVideoPipeline
     steps: int = 20
     """Of the sampler, and of inversion."""
-    guidance: float = 4.0
+    guidance: float = 2.0
     learning_rate: float = 1e-3
     """Of tuning. (The paper's 3e-5 is for a model of 1.2 thousand million parameters.)"""
     control_scale: float | Sequence[float] = 1.0
