@@ -77,7 +77,8 @@ def test_arms_are_tuned_and_scored(bench):
     for each in found.values():
         assert all(np.isfinite(v).all() for v in each.values())
     assert (found["key"]["error"] != found["tuned"]["error"]).all()
-    assert len(bench.pipe.adapter.deltas) == 5 + 3
+    # seven self-attentions of the UNet and three of the ControlNet
+    assert len(bench.pipe.adapter.deltas) == 7 + 3
 
 
 def test_a_tuned_arm_learns_its_video(bench):

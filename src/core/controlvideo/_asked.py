@@ -114,7 +114,7 @@ TUNING = together(
     option("--lr", type=ABOVE_ZERO, default=3e-5, help="Learning rate."),
     option(
         "--trained",
-        type=click.Choice(["out", "temporal", "both"]),
+        type=click.Choice(["projections", "temporal", "both"]),
         help="Output projections of self-attention, temporal branches, or both.  "
         "[default: both; out for a --stream]",
     ),
@@ -195,7 +195,7 @@ def recipe_of(asked: dict[str, Any], made: Made) -> Recipe:
     return Recipe(
         steps=asked["steps"] or STEPS.get(kinds[0], OTHER),
         learning_rate=asked["lr"],
-        trained=asked["trained"] or ("out" if asked.get("stream") else "both"),
+        trained=asked["trained"] or ("projections" if asked.get("stream") else "both"),
         norm=made.norm,
         keys=made.keys,
         seed=asked["seed"],
