@@ -6,6 +6,7 @@ A new paper is one line in `book/_toc.yml`; this file then names what is missing
 import ast
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import nbformat
@@ -206,3 +207,18 @@ def test_every_module_stands_on_the_page_of_its_room(room):
     modules = {name for name in modules if not name.endswith(("_triton", "_bench", "_cli"))}
     missing = modules - set(re.findall(rf"automodule:: core\.{room}\.(\w+)", page))
     assert not missing, f"book/api/{room}.md lacks {', '.join(sorted(missing))}"
+
+
+def test_the_site_renders_without_what_the_library_imports():
+    mocked = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]
+    # yaml and jupyter_client come with jupyter-book
+    known = {*mocked["autodoc_mock_imports"], *sys.stdlib_module_names, "core", "yaml"}
+    known.add("jupyter_client")
+    for path in sources("src/core/**/*.py"):
+        if path.stem.endswith(("bench", "_triton")):
+            continue
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            further = {name.split(".")[0] for name in names} - known
+            assert not further, f"{below_root(path)}: put {further} into autodoc_mock_imports"

@@ -69,7 +69,8 @@ def short_attention(
     """
     q, k, v = _check(q, k, v, scale=scale)
     refuse_forward_mode("short_attention", "reference_short_attention", q, k, v)
-    form = _FORMS[OP.choose(impl, q, k, v)]
+    forms = {"reference": _formula, "torch": _by_torch, "triton": _Attention.apply}
+    form: Any = forms[OP.choose(impl, q, k, v)]
     if q.numel() == 0:
         return q + k + v  # as empty as they are, and in the graph of all three
     with torch.autocast(q.device.type, enabled=False):
@@ -218,6 +219,3 @@ class _Attention(torch.autograd.Function):
         found = _backward(*ctx.saved_tensors, g, ctx.scale)
         wanted = zip(found, ctx.needs_input_grad, strict=False)
         return *(x if want else None for x, want in wanted), None
-
-
-_FORMS = {"reference": _formula, "torch": _by_torch, "triton": _Attention.apply}
