@@ -3,7 +3,7 @@
 PYTHON ?= python3
 .DEFAULT_GOAL := help
 .SHELLFLAGS := -ec
-.PHONY: help book site test lab refresh bench clean
+.PHONY: help book site test grid lab refresh bench clean
 
 RUN := .venv/bin/python
 DONE := .venv/.done-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
@@ -42,10 +42,13 @@ test: $(DONE) $(OLD_TRITON) $(MUP) ## all checks: style, types, tests, the commi
 	.venv/bin/pyright --pythonpath $(RUN)
 	$(RUN) -m core.batch check
 	$(call render,.venv/bin)
-	PYTHONPATH=$(MUP) $(PARALLEL) -m pytest $(SPREAD)
+	PYTHONPATH=$(MUP) $(PARALLEL) -m pytest $(SPREAD) -m "not grid"
 	$(if $(OLD_TRITON),PYTHONPATH=$(OLD_TRITON) $(RUN) -m core.kernels.aot --arch 90)
 	$(PARALLEL) -m pytest $(SPREAD) --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
 		book/*.ipynb
+
+grid: $(DONE) ## the tests of core.batch grid that take minutes: workers that are killed, clusters
+	$(PARALLEL) -m pytest -m grid tests/batch
 
 lab: $(DONE) ## work on copies of the chapters in _build/lab; a copy that is there stays
 	@mkdir -p _build/lab

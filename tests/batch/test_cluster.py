@@ -29,7 +29,7 @@ SBATCH = "#!/bin/sh\ncp $1 $0.job\nsh $0.job >/dev/null 2>&1 &\necho Submitted b
 SCANCEL = "#!/bin/sh\nkill $1\n"
 
 
-@pytest.mark.slow
+@pytest.mark.grid
 def test_jobs_of_slurm_execute_a_grid(book, tmp_path):
     (tmp_path / "bin").mkdir()
     for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
@@ -48,7 +48,7 @@ def test_jobs_of_slurm_execute_a_grid(book, tmp_path):
     until(lambda: not kernels_of(book))
 
 
-@pytest.mark.slow
+@pytest.mark.grid
 def test_without_its_certificate_nobody_gets_in(book, tmp_path, monkeypatch):
     monkeypatch.setattr("core.batch.cluster.WAIT", "3s")
     with a_cluster(tmp_path / "cluster") as cluster:

@@ -26,7 +26,7 @@ def kill_worker(root: Path) -> None:
     next(p for p in parents if p and "spawn_main" in " ".join(p.cmdline())).kill()
 
 
-@pytest.mark.slow
+@pytest.mark.grid
 def test_whoever_is_killed_nothing_is_lost_and_nothing_is_done_twice(book, tmp_path):
     add_cell(book, LOG)
     results = Folder(str(book / "_build" / "grid"))

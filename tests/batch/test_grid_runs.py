@@ -52,7 +52,7 @@ def ran(once, refreshed) -> Path:
     return refreshed
 
 
-@pytest.mark.slow
+@pytest.mark.grid
 def test_a_failure_is_retried_and_kept_while_the_rest_goes_on(book):
     add_cell(book, FRAGILE)
     first = run(book, "--seeds", "0..2", "--retries", "1", "-j", "1")
@@ -78,7 +78,7 @@ def test_a_failure_is_retried_and_kept_while_the_rest_goes_on(book):
     assert batch(book, "results").stdout.count("\ntiny,cpu,") == 3
 
 
-@pytest.mark.slow
+@pytest.mark.grid
 def test_two_clients_on_one_folder_share_the_work(book):
     add_cell(book, LOG)
     command = [sys.executable, "-m", "core.batch", "grid", "tiny", "--seeds", "0..5", "-j", "1"]
@@ -90,7 +90,7 @@ def test_two_clients_on_one_folder_share_the_work(book):
     assert batch(book, "status", "--verify").stdout.startswith("6 tasks: 6 done")
 
 
-@pytest.mark.slow
+@pytest.mark.grid
 def test_ctrl_c_stops_the_workers_and_their_kernels(book):
     add_cell(book, "import time; time.sleep(300)")
     command = [sys.executable, "-m", "core.batch", "grid", "tiny", "-j", "1"]
@@ -106,7 +106,7 @@ def test_ctrl_c_stops_the_workers_and_their_kernels(book):
     assert batch(book, "status").stdout == "1 tasks: 0 done, 0 running, 0 failed, 1 waiting\n"
 
 
-@pytest.mark.slow
+@pytest.mark.grid
 def test_a_full_disk_ends_the_grid_in_one_line(book):
     add_cell(book, "print('x\\n' * 20_000)")
 
