@@ -7,11 +7,10 @@ import html
 import io
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
 GAP = 1
@@ -57,6 +56,8 @@ def clip(panels: Mapping[str, ArrayLike], *, alt: str, caption: str, seconds: fl
 
 def _pixels(label: str, video: ArrayLike) -> NDArray[np.uint8]:
     """Return `[F, H, W, 3]` bytes."""
+    import numpy as np
+
     x = np.asarray(video, dtype=float)
     if x.ndim == 4 and x.shape[-1] != 3 and x.shape[1] == 3:
         x = x.transpose(0, 2, 3, 1)
@@ -68,12 +69,16 @@ def _pixels(label: str, video: ArrayLike) -> NDArray[np.uint8]:
 
 
 def _beside(frames: list[NDArray[np.uint8]] | tuple[NDArray[np.uint8], ...]) -> NDArray[np.uint8]:
+    import numpy as np
+
     gap = np.full((len(frames[0]), GAP, 3), 255, np.uint8)
     parts = [part for frame in frames for part in (frame, gap)]
     return np.concatenate(parts[:-1], axis=1)
 
 
 def _below(frames: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    import numpy as np
+
     gap = np.full((GAP, frames[0].shape[1], 3), 255, np.uint8)
     parts = [part for frame in frames for part in (frame, gap)]
     return np.concatenate(parts[:-1], axis=0)
