@@ -99,7 +99,7 @@ class VideoAttention:
 
     clip: Clip
     site: str
-    """Its name, as in `UNet2DConditionModel.attn_processors`, without `.processor`."""
+    """Its name, as among the `attn_processors` of the UNet, without `.processor`."""
     sees: Sees = "key"
     branch: TemporalBranch | None = None
     place: Place = "parallel"
