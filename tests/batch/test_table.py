@@ -13,7 +13,7 @@ from tiny_book import batch
 
 from core.batch.chapters import Refused
 from core.batch.plot import groups_of, mean, plot_shares, plot_values, share
-from core.batch.table import as_csv, rows_of, value_in, write_table
+from core.batch.table import as_csv, numbers_in, rows_of, write_table
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def runs(once):
             record = copy.deepcopy(good)
             record["seed"] = record["parameters"]["seed"] = seed
             record["parameters"]["rate"] = rate
-            record["claims"][0]["here"] = f"{rate * 10 + seed} at T = 3"
+            record["claims"][0]["here"] = f"{rate * 10 + seed}, as asked"
             found.append((f"key{rate}{seed}", record))
     found[-1][1]["claims"][0]["verdict"] = "not seen"
     return found
@@ -80,19 +80,31 @@ def test_a_table_that_cannot_be_written_is_refused(rows, tmp_path, name, said):
 
 
 @pytest.mark.parametrize(
-    ("here", "value"),
+    ("here", "numbers"),
     [
-        ("0.1919 at T = 100", 0.1919),
-        ("within 7e-13, relative", 7e-13),
-        ("counts 1,000 sequences", 1000.0),
-        ("-2.0% ± 3.6%", -2.0),
-        ("W3 beside +0.02", 0.02),
-        ("needs that card", None),
-        (None, None),
+        ("0.1919 at T = 100", [0.1919, 100]),
+        ("within 7e-13, relative", [7e-13]),
+        ("counts 1,000 sequences", [1000]),
+        ("-2.0% ± 3.6%", [-2.0, 3.6]),
+        ("W3 beside +0.02", [0.02]),
+        ("needs that card", []),
+        (None, []),
     ],
 )
-def test_the_value_is_the_first_number(here, value):
-    assert value_in(here) == value
+def test_the_numbers_of_a_text(here, numbers):
+    assert numbers_in(here) == numbers
+
+
+def test_a_value_is_drawn_only_where_it_is_clear_which(rows):
+    said = "at T = {seed} it is {seed}.5"
+    several = [{**row, "here": said.format(seed=row["seed"]), "value": None} for row in rows]
+    with pytest.raises(Refused, match=r"--number among the numbers of .*: 1: 0, 2: 0.5"):
+        plot_values(several, "tiny-e1")
+    with pytest.raises(Refused, match=r"1: 0, 2: 0.5"):
+        plot_values(several, "tiny-e1", 3)
+    (axes,) = plot_values(several, "tiny-e1", 2).axes
+    dots = [np.array(line.get_xdata()) for line in axes.lines if line.get_color() == "black"]
+    assert np.array(dots).tolist() == [[0.5, 1.5, 2.5]] * 2
 
 
 def test_groups_differ_in_more_than_the_seed(rows):

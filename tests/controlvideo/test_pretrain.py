@@ -70,7 +70,11 @@ def test_words_of_captions_are_single_tokens():
 
 
 def test_the_weights_are_those_of_the_manifest():
-    files = json.loads((WEIGHTS / "manifest.json").read_text())["files"]
+    manifest = json.loads((WEIGHTS / "manifest.json").read_text())
+    files = manifest["files"]
+    assert {"base", "objects", *(f"controlnet_{kind}" for kind in CONTROLS)} == set(
+        manifest["stages"]
+    )
     found = {str(p.relative_to(WEIGHTS)): p for p in WEIGHTS.rglob("*.safetensors")}
     assert files.keys() == found.keys()
     for name, path in found.items():

@@ -171,16 +171,17 @@ def results_(place: str, out: Path | None, everything: bool) -> int:
 @click.command()
 @place_argument
 @click.option("--claim", help="Show the values of this one, instead of all verdicts.")
+@click.option("--number", type=int, help="Which number of the claim's text, where it has several.")
 @click.option("--out", type=Path, default="claims.png", show_default=True, help="Picture.")
 @all_option
-def plot(place: str, claim: str | None, out: Path, everything: bool) -> int:
+def plot(place: str, claim: str | None, number: int | None, out: Path, everything: bool) -> int:
     """Draw the claims of the results in FOLDER over seeds, with intervals."""
     from core.batch import plot as plots  # scipy takes a second
 
     rows = [row for row in rows_in(place, everything) if row["claim"]]
     if not rows:
         raise Refused(f"{place}: no result with a claim to draw")
-    figure = plots.plot_values(rows, claim) if claim else plots.plot_shares(rows)
+    figure = plots.plot_values(rows, claim, number) if claim else plots.plot_shares(rows)
     try:
         figure.savefig(out, dpi=150)
     except (OSError, ValueError) as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from scipy import stats
 
 from core.batch.chapters import Refused
-from core.batch.table import Row
+from core.batch.table import Row, numbers_in
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,26 +74,45 @@ def plot_shares(rows: list[Row]) -> "Figure":
     return figure
 
 
-def plot_values(rows: list[Row], claim: str) -> "Figure":
-    """Draw the first number of what came out for one claim: each seed, and their mean.
+def plot_values(rows: list[Row], claim: str, number: int | None = None) -> "Figure":
+    """Draw a number of what came out for one claim: each seed, and their mean.
+
+    Args:
+        rows: of the table.
+        claim: its id.
+        number: which one in its text, from 1; None: the only one.
 
     Raises:
-        Refused: no run has the claim, or its text holds no number.
+        Refused: no run has the claim, or its text does not say which number is meant.
     """
     groups = [group for group in groups_of(rows) if group.claim == claim]
     if not groups:
         known = ", ".join(sorted({row["claim"] for row in rows if row["claim"]})) or "none"
         raise Refused(f"no run has the claim {claim!r}: there are {known}")
-    found = [[r["value"] for r in group.rows if r["value"] is not None] for group in groups]
-    if not all(found):
-        raise Refused(f"claim {claim}: {groups[0].rows[0]['here']!r} holds no number")
+    found = [[number_of(claim, r["here"], number) for r in group.rows] for group in groups]
     labels = [group.label or group.rows[0]["scale"] for group in groups]
     figure = _intervals([mean(values) for values in found], labels)
     (axes,) = figure.axes
     for height, values in enumerate(found):
         axes.plot(values, [height] * len(values), "o", color="black", alpha=0.3, markersize=4)
-    figure.supxlabel(f"{claim}: each run, and their mean with 95 % interval", size="medium")
+    which = claim if number is None else f"{claim}, number {number}"
+    figure.supxlabel(f"{which}: each run, and their mean with 95 % interval", size="medium")
     return figure
+
+
+def number_of(claim: str, here: str, number: int | None) -> float:
+    """Return a number of what came out, counted from 1; None: the only one.
+
+    Raises:
+        Refused: there is no such number, or there are several and none is chosen.
+    """
+    numbers = numbers_in(here)
+    if number is None and len(numbers) == 1:
+        return numbers[0]
+    if number is not None and 1 <= number <= len(numbers):
+        return numbers[number - 1]
+    listed = ", ".join(f"{i}: {value:g}" for i, value in enumerate(numbers, 1)) or "none"
+    raise Refused(f"claim {claim}: choose with --number among the numbers of {here!r}: {listed}")
 
 
 def _intervals(estimates: list[Estimate], labels: list[str]) -> "Figure":

@@ -7,8 +7,7 @@
     work/KEY/, KEY.lock     what is being executed, out of sight
 
 A result appears whole or not at all, and is never replaced. Who executes a task holds its lock,
-which the system takes back when the process dies. `folder` keeps this on a disk, `bucket` in
-object storage.
+which the system takes back when the process dies. `folder` keeps this on a disk.
 """
 
 import hashlib

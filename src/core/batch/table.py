@@ -31,13 +31,14 @@ def rows_of(records: Iterable[tuple[str, Record]]) -> Iterator[Row]:
         for claim in record["claims"] or [{}]:
             names = ("statement", "verdict", "expected", "here", "paper", "source")
             said = {name: claim.get(name) for name in names}
-            yield {**run, **said, "claim": claim.get("id"), "value": value_in(claim.get("here"))}
+            numbers = numbers_in(claim.get("here"))
+            value = numbers[0] if len(numbers) == 1 else None
+            yield {**run, **said, "claim": claim.get("id"), "value": value}
 
 
-def value_in(here: str | None) -> float | None:
-    """Return the first number of what came out, None where it has none."""
-    found = NUMBER.search(here or "")
-    return float(found[0].replace(",", "")) if found else None
+def numbers_in(here: str | None) -> list[float]:
+    """Return the numbers in the text of what came out, in its order."""
+    return [float(found.replace(",", "")) for found in NUMBER.findall(here or "")]
 
 
 def columns_of(rows: list[Row]) -> list[str]:

@@ -59,6 +59,9 @@ class Recipe:
     seed: int = 0
 
 
+HERE = Path(__file__).parent
+STAGES = "stages.json"
+"""File of the stages' provenance while a run is not finished."""
 BASE = "stage_base"
 """Folder of the first stage's weights."""
 CONTROLS = ("edges", "depth", "pose")
@@ -93,6 +96,7 @@ class Run:
         self.paint("base", 0, self.recipe.steps, tokenizer, text_encoder, unet, emphasis=0.0)
         self.keep(text_encoder, f"{BASE}/text_encoder")
         self.keep(unet, f"{BASE}/unet")
+        self.made("base")
 
     def objects(self) -> None:
         """Go on with both; objects weigh more."""
@@ -104,6 +108,7 @@ class Run:
         self.paint("objects", stage, steps, tokenizer, text_encoder, unet, emphasis=weight)
         self.keep(text_encoder, "text_encoder")
         self.keep(unet, "unet")
+        self.made("objects")
 
     def paint(
         self,
@@ -148,6 +153,7 @@ class Run:
             found = controlled(unet, net, noised, t, states, scene.control(seen, kind))
             take(weighed(found - wanted, seen, self.recipe.emphasis))
         self.keep(net, name)
+        self.made(name)
 
     def batch(
         self, stage: int, step: int, without: float
@@ -200,6 +206,11 @@ class Run:
         model.half().save_pretrained(part)
         part.rename(self.out / name)
         model.float()
+
+    def made(self, stage: str) -> None:
+        """Note which version of this script made a stage, and on what."""
+        notes = stages(self.out) | {stage: provenance(HERE)}
+        (self.out / STAGES).write_text(json.dumps(notes, indent=1) + "\n")
 
 
 class Log:
@@ -309,12 +320,18 @@ def card(out: Path, controls: Sequence[str], *, images: int = 4, seed: int = 0) 
     )
 
 
+def stages(out: Path) -> dict[str, Any]:
+    """Return the provenance of each stage that was done."""
+    path = out / STAGES
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def manifest(out: Path, recipe: Recipe, controls: Sequence[str]) -> None:
-    """Write what was made from what: recipe, versions, and a hash of each file of weights."""
+    """Write what was made from what: recipe, versions by stage, and a hash of each file."""
     files = sorted(path for path in out.rglob("*.safetensors") if BASE not in path.parts)
     content = {
         "recipe": {**asdict(recipe), "controls": list(controls)},
-        "provenance": provenance(Path(__file__).parents[3]),
+        "stages": stages(out),
         "files": {
             str(path.relative_to(out)): {
                 "bytes": path.stat().st_size,

@@ -6,7 +6,7 @@ case start from the same noise and are tuned on the same noise, so that differen
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -117,8 +117,6 @@ class Bench:
     control_scale: float | Sequence[float] = 1.0
     kinds: tuple[str, ...] = ("edges",)
     """Of controls, one for each ControlNet of the pipeline."""
-    inverted: dict[Any, Tensor] = field(default_factory=dict, repr=False)
-    """Inversions, by case and arm: several seeds of sampling share one."""
 
     def prepare(self, case: Case, arm: Arm, seed: int = 0) -> list[float]:
         """Give the pipeline the arm's adapter, tuned on the source; return the tuning losses."""

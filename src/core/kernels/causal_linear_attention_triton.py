@@ -31,6 +31,7 @@ import triton.language as tl
 from torch import Tensor
 
 from core.kernels._choice import triton_interprets
+from core.kernels._dot_triton import dot
 from core.kernels._launch import Example, Launch, compute_capability, real_rows
 from core.kernels.causal_linear_attention import SMALL_STATE, is_small
 
@@ -67,16 +68,6 @@ _TILES = {
 
 
 # --- on the GPU -------------------------------------------------------------------------------
-
-
-@triton.jit
-def _dot(a, b, ACC: tl.constexpr, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr):
-    # the interpreter multiplies the bits of bfloat16, not the numbers, and does not say so
-    if INTERPRETED and a.dtype == tl.bfloat16:
-        return tl.dot(a.to(tl.float32), b.to(tl.float32), out_dtype=ACC)
-    if a.dtype == tl.float32 and PRECISION == "ieee":  # float16, widened
-        return tl.dot(a, b, input_precision="tf32", out_dtype=ACC)
-    return tl.dot(a, b, input_precision=PRECISION, out_dtype=ACC)
 
 
 @triton.jit
@@ -141,20 +132,20 @@ def _blocks_kernel(
             q = tl.load(q_ptr + t[:, None] * q_t + d[None, :], mask=in_k, other=0.0)
             seen = c[:, None] >= c[None, :]
             old = S.to(v.dtype)
-            a = tl.where(seen, _dot(q, tl.trans(k), ACC, PRECISION, INTERPRETED), 0.0)
-            o = _dot(a.to(v.dtype), v, ACC, PRECISION, INTERPRETED)
-            o += _dot(q.to(old.dtype), old, ACC, PRECISION, INTERPRETED)
+            a = tl.where(seen, dot(q, tl.trans(k), ACC, PRECISION, INTERPRETED), 0.0)
+            o = dot(a.to(v.dtype), v, ACC, PRECISION, INTERPRETED)
+            o += dot(q.to(old.dtype), old, ACC, PRECISION, INTERPRETED)
             if COMPLEX:
                 q = -_times_i(q, D_BLOCK // 2)
-                a = tl.where(seen, _dot(q, tl.trans(k), ACC, PRECISION, INTERPRETED), 0.0)
-                y = _dot(a.to(v.dtype), v, ACC, PRECISION, INTERPRETED)
-                y += _dot(q.to(old.dtype), old, ACC, PRECISION, INTERPRETED)
+                a = tl.where(seen, dot(q, tl.trans(k), ACC, PRECISION, INTERPRETED), 0.0)
+                y = dot(a.to(v.dtype), v, ACC, PRECISION, INTERPRETED)
+                y += dot(q.to(old.dtype), old, ACC, PRECISION, INTERPRETED)
                 o += _times_i(y, M_BLOCK // 2)
             if NORMALIZE and not REVERSE:
                 o *= _weight(t, ACC)[:, None]
             o_ptrs = o_ptr + t[:, None] * o_t + m[None, :]
             tl.store(o_ptrs, o.to(o_ptr.dtype.element_ty), mask=in_v)
-        S += _dot(tl.trans(k).to(v.dtype), v, ACC, PRECISION, INTERPRETED)
+        S += dot(tl.trans(k).to(v.dtype), v, ACC, PRECISION, INTERPRETED)
 
     if SUM_ONLY:
         tl.store(S_ptrs, S, mask=in_S)

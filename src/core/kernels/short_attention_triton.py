@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from core.kernels._choice import triton_interprets
+from core.kernels._dot_triton import dot
 from core.kernels._launch import Example, Launch
 
 LOG2_E = 1.4426950408889634
@@ -27,16 +28,6 @@ _TRITON = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
 # --- on the GPU -------------------------------------------------------------------------------
-
-
-@triton.jit
-def _dot(a, b, ACC: tl.constexpr, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr):
-    # the interpreter multiplies the bits of bfloat16, not the numbers, and does not say so
-    if INTERPRETED and a.dtype == tl.bfloat16:
-        return tl.dot(a.to(tl.float32), b.to(tl.float32), out_dtype=ACC)
-    if a.dtype == tl.float32 and PRECISION == "ieee":  # float16, widened
-        return tl.dot(a, b, input_precision="tf32", out_dtype=ACC)
-    return tl.dot(a, b, input_precision=PRECISION, out_dtype=ACC)
 
 
 @triton.jit
@@ -95,16 +86,16 @@ def _forward_kernel(
     q = _load(q_rows, here, 0, D, SLICE)
     k = _load(k_rows, here, 0, D, SLICE)
     v = _load(v_rows, here, 0, D, SLICE)  # on its way while there are scores to be formed
-    s = _dot(q, tl.trans(k), ACC, PRECISION, INTERPRETED)
+    s = dot(q, tl.trans(k), ACC, PRECISION, INTERPRETED)
     for c in range(SLICE, D, SLICE):
         q = _load(q_rows, here, c, D, SLICE)
         k = _load(k_rows, here, c, D, SLICE)
-        s += _dot(q, tl.trans(k), ACC, PRECISION, INTERPRETED)
+        s += dot(q, tl.trans(k), ACC, PRECISION, INTERPRETED)
     p = _probabilities(s * factor, own[:, None] == own[None, :]).to(v.dtype)
-    _store(o_rows, here, 0, _dot(p, v, ACC, PRECISION, INTERPRETED), D, SLICE)
+    _store(o_rows, here, 0, dot(p, v, ACC, PRECISION, INTERPRETED), D, SLICE)
     for c in range(SLICE, D, SLICE):
         v = _load(v_rows, here, c, D, SLICE)
-        _store(o_rows, here, c, _dot(p, v, ACC, PRECISION, INTERPRETED), D, SLICE)
+        _store(o_rows, here, c, dot(p, v, ACC, PRECISION, INTERPRETED), D, SLICE)
 
 
 @triton.jit
@@ -125,15 +116,15 @@ def _backward_kernel(
     k = _load(k_rows, here, 0, D, SLICE)
     g = _load(g_rows, here, 0, D, SLICE)
     v = _load(v_rows, here, 0, D, SLICE)
-    s = _dot(q, tl.trans(k), ACC, PRECISION, INTERPRETED)
-    u = _dot(g, tl.trans(v), ACC, PRECISION, INTERPRETED)
+    s = dot(q, tl.trans(k), ACC, PRECISION, INTERPRETED)
+    u = dot(g, tl.trans(v), ACC, PRECISION, INTERPRETED)
     for c in range(SLICE, D, SLICE):
         qc = _load(q_rows, here, c, D, SLICE)
         kc = _load(k_rows, here, c, D, SLICE)
-        s += _dot(qc, tl.trans(kc), ACC, PRECISION, INTERPRETED)
+        s += dot(qc, tl.trans(kc), ACC, PRECISION, INTERPRETED)
         gc = _load(g_rows, here, c, D, SLICE)
         vc = _load(v_rows, here, c, D, SLICE)
-        u += _dot(gc, tl.trans(vc), ACC, PRECISION, INTERPRETED)
+        u += dot(gc, tl.trans(vc), ACC, PRECISION, INTERPRETED)
     p = _probabilities(s * factor, own[:, None] == own[None, :])  # 0 between sequences
     u = p * (u - tl.sum(p * u, axis=1)[:, None])
     narrow: tl.constexpr = ACC if WIDE else q.dtype
@@ -146,11 +137,11 @@ def _backward_kernel(
             q = _load(q_rows, here, c, D, SLICE)
             k = _load(k_rows, here, c, D, SLICE)
             g = _load(g_rows, here, c, D, SLICE)
-        dq = _dot(u, k.to(narrow), ACC, PRECISION, INTERPRETED) * scale
+        dq = dot(u, k.to(narrow), ACC, PRECISION, INTERPRETED) * scale
         _store(dq_rows, here, c, dq, D, SLICE)
-        dk = _dot(tl.trans(u), q.to(narrow), ACC, PRECISION, INTERPRETED) * scale
+        dk = dot(tl.trans(u), q.to(narrow), ACC, PRECISION, INTERPRETED) * scale
         _store(dk_rows, here, c, dk, D, SLICE)
-        dv = _dot(tl.trans(p), g.to(narrow), ACC, PRECISION, INTERPRETED)
+        dv = dot(tl.trans(p), g.to(narrow), ACC, PRECISION, INTERPRETED)
         _store(dv_rows, here, c, dv, D, SLICE)
 
 
