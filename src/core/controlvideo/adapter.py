@@ -13,15 +13,16 @@ the UNet, none in its middle and none in the ControlNet).
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from core.controlvideo.attention import (
     Delta,
@@ -32,7 +33,7 @@ from core.controlvideo.attention import (
     projection,
 )
 from core.controlvideo.clip import Clip
-from core.controlvideo.norms import Norm, check_norm, set_norms
+from core.controlvideo.norms import Norm, check_norm, see_the_video
 
 WHERE = ("down_blocks", "up_blocks")
 """Parts of the UNet that have temporal branches in the paper."""
@@ -152,10 +153,12 @@ class ControlVideoAdapter(ModelMixin, ConfigMixin):
             branches: leave the temporal branches out if False.
 
         Raises:
-            ValueError: other sites than the adapter's, an edit that is installed already, or an
-                unknown `norm`.
+            ValueError: other sites than the adapter's, an edit that is installed already, other
+                processors than diffusers' own, or an unknown `norm` or `sees`.
         """
         check_norm(norm)
+        if sees not in get_args(Sees):
+            raise ValueError(f"want sees among {', '.join(get_args(Sees))}, got {sees!r}")
         nets = _several(controlnets)
         found = dict(self_attentions(unet, nets))
         wanted = dict(self.config["sites"] or {})  # type: ignore[index]
@@ -163,6 +166,11 @@ class ControlVideoAdapter(ModelMixin, ConfigMixin):
         for name, attn in found.items():
             if isinstance(attn.processor, VideoAttention):
                 raise ValueError(f"{name} has an edit installed already: uninstall it first")
+            if type(attn.processor) not in (AttnProcessor, AttnProcessor2_0):
+                raise ValueError(
+                    f"{name} has a {type(attn.processor).__name__}, whose work an edit would undo: "
+                    "do without attention slicing, fused projections and xformers"
+                )
         clip, before = Clip(), {}
         for name, attn in found.items():
             before[name] = attn.processor
@@ -170,9 +178,9 @@ class ControlVideoAdapter(ModelMixin, ConfigMixin):
             place = self.config["place"]  # type: ignore[index]
             ours: Any = VideoAttention(clip, name, sees, branch, place, self.differences(name))
             attn.processor = ours
-        for model in (unet, *nets):
-            set_norms(model, norm, clip)
-        return Installation(clip, norm, unet, nets, before)
+        watched = (unet, *nets) if norm == "video" else ()
+        hooks = [handle for model in watched for handle in see_the_video(model, clip)]
+        return Installation(clip, norm, unet, nets, before, hooks)
 
 
 @dataclass
@@ -185,6 +193,8 @@ class Installation:
     controlnets: list[ControlNetModel]
     before: dict[str, Any] = field(repr=False)
     """The processors that were there."""
+    hooks: list[RemovableHandle] = field(repr=False)
+    """Of the norms."""
 
     def check(self) -> None:
         """Refuse to go on where something took the processors' place.
@@ -208,8 +218,8 @@ class Installation:
         """Give the models back what they had; they compute what they did before, exactly."""
         for name, attn in self_attentions(self.unet, self.controlnets):
             attn.processor = self.before[name]
-        for model in (self.unet, *self.controlnets):
-            set_norms(model, "frame", self.clip)
+        for hook in self.hooks:
+            hook.remove()
 
 
 def self_attentions(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, grid_sample, max_pool2d, normalize
 
-from core.controlvideo.scenes import COLOURS, SHAPES, Rendered, Scenes, render
+from core.controlvideo.scenes import COLOURS, SHAPES, Rendered, Scenes, beside, render
 
 CONTRAST = 0.12
 """Brightness between dark and bright parts from which an object counts as striped."""
@@ -102,9 +102,8 @@ def recognised(image: Tensor, seen: Rendered) -> tuple[Tensor, Tensor]:
     """
     core = seen.distance < -2.4 / image.shape[-1]
     nominal = torch.tensor(list(COLOURS.values()))
-    black = (nominal.mean(1) < 0.3)[:, None]
-    high = torch.where(black, nominal + 0.5, nominal)
-    low = torch.where(black, nominal, 0.3 * nominal)
+    other = beside(nominal, torch.arange(len(nominal))[:, None])
+    high, low = torch.maximum(nominal, other), torch.minimum(nominal, other)
     colours, textures = [], []
     for frame, where in zip(image, core, strict=True):
         pixels = frame[:, where].T  # [P, 3]

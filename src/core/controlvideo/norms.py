@@ -14,41 +14,34 @@ from typing import Literal
 
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
-from torch.nn.functional import group_norm
+from torch.utils.hooks import RemovableHandle
 
 from core.controlvideo.clip import Clip
 
 Norm = Literal["frame", "video"]
 
 
-class VideoGroupNorm(nn.GroupNorm):
-    """A group norm with the statistics of all frames of a video."""
+def see_the_video(model: nn.Module, clip: Clip) -> list[RemovableHandle]:
+    """Make the norms of a UNet or ControlNet take their statistics over all frames of a video.
 
-    clip: Clip
+    Each is given `[B, C, F, H, W]` and its output is cut into frames again, by hooks: they hold
+    whatever else has taken hold of the norm, such as what moves its weights between devices.
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Return `[B F, C, H, W]`, normalised over the frames of each video too."""
-        video = self.clip.split(input).transpose(1, 2)  # [B, C, F, H, W]
-        normed = group_norm(video, self.num_groups, self.weight, self.bias, self.eps)
-        return normed.transpose(1, 2).flatten(0, 1)
-
-
-def set_norms(model: nn.Module, norm: Norm, clip: Clip) -> None:
-    """Make a UNet or ControlNet normalise over frames, or each frame alone, in place.
-
-    The norms stay where they are, with their parameters; their class says what they do.
-
-    Raises:
-        ValueError: `norm` is neither `frame` nor `video`.
+    Returns:
+        What takes the hooks away.
     """
-    check_norm(norm)
-    for module in group_norms(model):
-        if norm == "video":
-            module.__class__ = VideoGroupNorm
-            object.__setattr__(module, "clip", clip)
-        elif isinstance(module, VideoGroupNorm):
-            object.__delattr__(module, "clip")
-            object.__setattr__(module, "__class__", nn.GroupNorm)
+
+    def whole(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        return (clip.split(args[0]).transpose(1, 2),)
+
+    def frames(_: nn.Module, __: object, out: Tensor) -> Tensor:
+        return out.transpose(1, 2).flatten(0, 1)
+
+    return [
+        handle
+        for norm in group_norms(model)
+        for handle in (norm.register_forward_pre_hook(whole), norm.register_forward_hook(frames))
+    ]
 
 
 def check_norm(norm: str) -> None:

@@ -11,11 +11,13 @@ Source: arXiv:2305.17098; thu-ml/controlvideo at 23b6b0b, `libs/piplines.py` (50
 Symbols: `F` frames, `C` channels of latents.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -26,6 +28,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddim_inverse import DDIMInverseScheduler
 from diffusers.utils.outputs import BaseOutput
+from PIL.Image import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -33,7 +36,11 @@ from core.controlvideo.adapter import ControlVideoAdapter, Installation
 from core.controlvideo.attention import Sees
 from core.controlvideo.norms import Norm
 from core.controlvideo.predictor import Predictor, Stream, check_long
+from core.controlvideo.prompts import unseen
+from core.controlvideo.video import check_size
 from core.controlvideo.windows import Windows
+
+log = logging.getLogger(__name__)
 
 Start = Literal["inverted", "shared", "independent"]
 """What sampling starts from: the source's inversion, one noise for all frames, or one for each."""
@@ -179,8 +186,7 @@ class ControlVideoPipeline(DiffusionPipeline):
                 latents = self._start(
                     start, source, source_prompt, F, predict, num_inference_steps, generator
                 )
-            if len(latents) != F:
-                raise ValueError(f"want latents of {F} frames, as many as controls: {len(latents)}")
+            self._check_latents(latents, predict)
             x = latents.to(self._execution_device, self.unet.dtype)
             self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
             for i, t in enumerate(self._shown(self.scheduler.timesteps)):
@@ -192,9 +198,9 @@ class ControlVideoPipeline(DiffusionPipeline):
                 if callback_on_step_end is not None:
                     out = callback_on_step_end(self, i, t, {"latents": x}) or {}
                     x = out.get("latents", x)
-        if output_type == "latent":
-            return ControlVideoOutput(frames=x)
-        return ControlVideoOutput(frames=self.decode(x, output_type))
+        frames = x if output_type == "latent" else self.decode(x, output_type)
+        self.maybe_free_model_hooks()
+        return ControlVideoOutput(frames=frames)
 
     @torch.no_grad()
     def invert(
@@ -219,7 +225,9 @@ class ControlVideoPipeline(DiffusionPipeline):
         check_long(long, norm, sees, branches)
         with self.installed(norm=norm, sees=sees, branches=branches) as edit:
             predict = self.predictor(edit, controls, scales, keys, long)
-            return self._invert(source, source_prompt, predict, num_inference_steps)
+            noise = self._invert(source, source_prompt, predict, num_inference_steps)
+        self.maybe_free_model_hooks()
+        return noise
 
     def preview(
         self, prompt: str, control: Any, *, key: int = 0, **options: Any
@@ -250,8 +258,15 @@ class ControlVideoPipeline(DiffusionPipeline):
     def decode(self, latents: Tensor, output_type: str = "pt") -> Any:
         """Return the frames of latents, in one of the types of `ControlVideoOutput`."""
         if self.vae is not None:
+            if getattr(self, "final_offload_hook", None) is not None:
+                self.controlnet.to("cpu")  # no part of the sequence: nothing else moves it away
             latents = latents / self.vae.config.scaling_factor
             latents = torch.cat([self.vae.decode(each[None]).sample for each in latents])
+        if not torch.isfinite(latents).all():
+            raise ValueError(
+                f"want finite frames, got nan or infinity in {latents.dtype}: take bfloat16 or "
+                "float32, or a smaller guidance or control scale"
+            )
         return self.images.postprocess(latents.float(), output_type=output_type)
 
     def _start(
@@ -270,7 +285,7 @@ class ControlVideoPipeline(DiffusionPipeline):
             return self._invert(source, source_prompt, predict, steps)
         if start not in ("shared", "independent"):
             raise ValueError(f"want start inverted, shared or independent, got {start!r}")
-        side = [s // (1 if self.vae is None else self.factor_of_vae) for s in predict.size]
+        side = [s // self.factor_of_vae for s in predict.size]
         maps = 1 if start == "shared" else F
         shape = (maps, self.unet.config["in_channels"], *side)
         device = generator.device if generator is not None else self._execution_device
@@ -279,16 +294,22 @@ class ControlVideoPipeline(DiffusionPipeline):
 
     def _invert(self, source: Any, prompt: str, predict: Predictor, steps: int) -> Tensor:
         x = self.encode(source)
-        if len(x) != predict.frames:
-            raise ValueError(
-                f"want a control image for each frame, got {predict.frames} for {len(x)} frames"
-            )
+        self._check_latents(x, predict)
         text = self.encode_prompt(prompt)
         inverse: Any = DDIMInverseScheduler.from_config(self.scheduler.config)
         inverse.set_timesteps(steps, device=self._execution_device)
         for t in self._shown(inverse.timesteps):
             x = inverse.step(predict(x, t, text), t, x).prev_sample
         return x
+
+    def _check_latents(self, x: Tensor, predict: Predictor) -> None:
+        """Refuse latents of another size than the controls'."""
+        side = [s // self.factor_of_vae for s in predict.size]
+        if x.ndim != 4 or [len(x), *x.shape[2:]] != [predict.frames, *side]:
+            raise ValueError(
+                f"want a control image for each frame, of its size: got {predict.frames} of "
+                f"{side} latents for {list(x.shape)}"
+            )
 
     def predictor(
         self,
@@ -314,7 +335,12 @@ class ControlVideoPipeline(DiffusionPipeline):
         return 1 if self.vae is None else 2 ** (len(self.vae.config["block_out_channels"]) - 1)
 
     def encode_prompt(self, prompt: str) -> Tensor:
-        """Return the prompt's hidden states, `[1, tokens, width]`."""
+        """Return the prompt's hidden states, `[1, tokens, width]`; warn of words it loses."""
+        if lost := unseen(self.tokenizer, prompt):
+            log.warning(
+                "of %r the model does not see %s: not in its vocabulary, or beyond %d tokens",
+                *(prompt, ", ".join(lost), self.tokenizer.model_max_length),
+            )
         ids = self.tokenizer(
             prompt,
             padding="max_length",
@@ -325,11 +351,17 @@ class ControlVideoPipeline(DiffusionPipeline):
         return self.text_encoder(ids.to(self._execution_device))[0].to(self.unet.dtype)
 
     def _video(self, frames: Any) -> Tensor:
-        """Return `[F, 3, H, W]` in [0, 1]."""
+        """Return `[F, 3, H, W]` in [0, 1] of that, of `[F, H, W, 3]` in numpy, or of images."""
         if isinstance(frames, Tensor):
             x = frames.float()
+        elif isinstance(frames, np.ndarray):
+            x = torch.from_numpy(frames).float()
+            x = x.permute(0, 3, 1, 2) if x.ndim == 4 else x
         else:
             frames = list(frames)
+            wrong = {type(f).__name__ for f in frames if not isinstance(f, Image)}
+            if wrong:
+                raise ValueError(f"want a tensor, an array or PIL images, got a list of {wrong}")
             x = self.images.pil_to_numpy(frames) if frames else torch.zeros(0, 3, 0, 0)
             x = x if isinstance(x, Tensor) else self.images.numpy_to_pt(x).float()
         if x.ndim != 4 or x.shape[1] != 3 or not len(x):
@@ -341,12 +373,7 @@ class ControlVideoPipeline(DiffusionPipeline):
                 f"want pixels in [0, 1], got {float(x.min()):.3g} to {float(x.max()):.3g}"
             )
         H, W = x.shape[2:]
-        near = [max(1, round(s / self.factor)) * self.factor for s in (H, W)]
-        if near != [H, W]:
-            raise ValueError(
-                f"want sides that are multiples of {self.factor}, got {H} x {W}: the nearest are "
-                f"{near[0]} x {near[1]}"
-            )
+        check_size((H, W), self.factor)
         return x
 
     def controls(

@@ -49,6 +49,12 @@ class Predictor:
         self.edit, self.controls, self.scales = edit, controls, scales
         self.keys, self.long = keys, long
         self.frames, self.size = len(controls[0]), controls[0].shape[2:]
+        if not keys or not all(0 <= k < self.frames for k in keys):
+            raise ValueError(f"want key frames in 0..{self.frames - 1}, got {keys}")
+        if isinstance(long, Windows) and keys != (0,):
+            raise ValueError(
+                f"want key frame 0 with windows, whose own first frames are their keys, got {keys}"
+            )
         edit.clip.keys = keys
 
     def __call__(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:

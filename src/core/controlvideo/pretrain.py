@@ -6,8 +6,9 @@ r"""Make the small model: `python -m core.controlvideo.pretrain --out FOLDER`.
     controlnets  one for each control, on the frozen base, from a copy of its encoder
     card         what the result can do, counted on new scenes, and a sheet of samples
 
-Each stage writes what it made and is not done again by the same command. What is random is named by
-(seed, stage, step).
+Each stage writes what it made, and then in `manifest.json` from what: its settings, versions and
+the hashes of its files. What stands there is not done again by the same command; a stage that was
+interrupted is. What is random is named by (seed, stage, step).
 """
 
 import csv
@@ -48,7 +49,7 @@ class Recipe:
     """Of the base, with objects that weigh more; ControlNets learn with the same weights."""
     emphasis: float = 8.0
     """How much more a pixel of the object weighs."""
-    control_steps: int = 400
+    control_steps: int = 1200
     """Of each ControlNet."""
     batch: int = 32
     learning_rate: float = 2e-3
@@ -60,8 +61,7 @@ class Recipe:
 
 
 HERE = Path(__file__).parent
-STAGES = "stages.json"
-"""File of the stages' provenance while a run is not finished."""
+MANIFEST = "manifest.json"
 BASE = "stage_base"
 """Folder of the first stage's weights."""
 CONTROLS = ("edges", "depth", "pose")
@@ -74,18 +74,62 @@ class Run:
     """A folder that fills with the stages of a run."""
 
     def __init__(self, out: Path, recipe: Recipe, *, show: bool = True) -> None:
-        """Start a run, or go on with one."""
+        """Start a run, or go on with one.
+
+        Raises:
+            ValueError: the folder holds something that is no such run.
+        """
         self.out, self.recipe, self.show = out, recipe, show
         out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()) and not (out / MANIFEST).exists():
+            raise ValueError(f"want an empty folder, or one with a {MANIFEST}, got {out}")
         self.scheduler = small.make_scheduler(small.LEARNT)
+        self.note(self.notes())
 
-    def log(self, stage: str) -> "Log":
-        """Return where a stage writes its loss."""
-        return Log(self.out / f"loss_{stage}.csv")
+    def notes(self) -> dict[str, Any]:
+        """Return what is noted of each stage that is done."""
+        path = self.out / MANIFEST
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def note(self, notes: dict[str, Any]) -> None:
+        """Write the notes, whole or not at all."""
+        part = self.out / f"{MANIFEST}.part"
+        part.write_text(json.dumps(notes, indent=1) + "\n")
+        part.rename(self.out / MANIFEST)
+
+    def done(self, stage: str, settings: dict[str, Any]) -> bool:
+        """Return whether a stage is done.
+
+        Raises:
+            ValueError: it was done with other settings.
+        """
+        noted = self.notes().get(stage)
+        if noted and noted["settings"] != settings:
+            raise ValueError(
+                f"{self.out} has its {stage} of {noted['settings']}, want {settings}: take another "
+                "folder, or that recipe"
+            )
+        return noted is not None
+
+    def made(self, stage: str, settings: dict[str, Any], files: Sequence[str]) -> None:
+        """Note that a stage is done, from what, and which files it made."""
+        found = [f for name in files for f in sorted((self.out / name).rglob("*.safetensors"))]
+        content = {
+            "settings": settings,
+            "files": {str(f.relative_to(self.out)): digest(f) for f in found},
+            "made": provenance(HERE),
+        }
+        self.note(self.notes() | {stage: content})
+
+    def settings(self, *names: str) -> dict[str, Any]:
+        """Return the recipe's values of these, and of what all stages share."""
+        shared = ("batch", "learning_rate", "seed")
+        return {name: getattr(self.recipe, name) for name in (*names, *shared)}
 
     def base(self) -> None:
         """Train text encoder and UNet together."""
-        if (self.out / BASE / "unet").is_dir():
+        settings = self.settings("steps", "without_caption")
+        if self.done("base", settings):
             return
         torch.manual_seed(self.recipe.seed)
         tokenizer = small.make_tokenizer()
@@ -96,11 +140,12 @@ class Run:
         self.paint("base", 0, self.recipe.steps, tokenizer, text_encoder, unet, emphasis=0.0)
         self.keep(text_encoder, f"{BASE}/text_encoder")
         self.keep(unet, f"{BASE}/unet")
-        self.made("base")
+        self.made("base", settings, [BASE])
 
     def objects(self) -> None:
         """Go on with both; objects weigh more."""
-        if (self.out / "unet").is_dir():
+        settings = self.settings("object_steps", "emphasis", "without_caption")
+        if self.done("objects", settings):
             return
         tokenizer, text_encoder, unet = self.read(self.out / BASE)
         stage, steps = 1 + len(scene.CONTROLS), self.recipe.object_steps
@@ -108,7 +153,7 @@ class Run:
         self.paint("objects", stage, steps, tokenizer, text_encoder, unet, emphasis=weight)
         self.keep(text_encoder, "text_encoder")
         self.keep(unet, "unet")
-        self.made("objects")
+        self.made("objects", settings, ["text_encoder", "unet"])
 
     def paint(
         self,
@@ -137,7 +182,8 @@ class Run:
     def controlnet(self, kind: str) -> None:
         """Train the ControlNet of one control."""
         name = f"controlnet_{kind}"
-        if (self.out / name).is_dir():
+        settings = self.settings("control_steps", "emphasis", "without_caption_controlled")
+        if self.done(name, settings):
             return
         tokenizer, text_encoder, unet = self.read(self.out)
         stage = 1 + scene.CONTROLS.index(kind)
@@ -153,7 +199,7 @@ class Run:
             found = controlled(unet, net, noised, t, states, scene.control(seen, kind))
             take(weighed(found - wanted, seen, self.recipe.emphasis))
         self.keep(net, name)
-        self.made(name)
+        self.made(name, settings, [name])
 
     def batch(
         self, stage: int, step: int, without: float
@@ -202,15 +248,19 @@ class Run:
     def keep(self, model: Any, name: str) -> None:
         """Write a part of the checkpoint in half precision, whole or not at all."""
         part = self.out / f"{name}.part"
-        shutil.rmtree(part, ignore_errors=True)
+        for old in (part, self.out / name):
+            shutil.rmtree(old, ignore_errors=True)
         model.half().save_pretrained(part)
         part.rename(self.out / name)
         model.float()
 
-    def made(self, stage: str) -> None:
-        """Note which version of this script made a stage, and on what."""
-        notes = stages(self.out) | {stage: provenance(HERE)}
-        (self.out / STAGES).write_text(json.dumps(notes, indent=1) + "\n")
+    def card(self) -> None:
+        """Count what the ControlNets that are there can do, unless that is known of just these."""
+        nets = [name for name in self.notes() if name.startswith("controlnet_")]
+        settings = {name: self.notes()[name]["files"] for name in nets}
+        if self.notes().get("card", {}).get("settings") != settings:
+            card(self.out, [name.removeprefix("controlnet_") for name in nets])
+            self.made("card", settings, [])
 
 
 class Log:
@@ -320,27 +370,10 @@ def card(out: Path, controls: Sequence[str], *, images: int = 4, seed: int = 0) 
     )
 
 
-def stages(out: Path) -> dict[str, Any]:
-    """Return the provenance of each stage that was done."""
-    path = out / STAGES
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def manifest(out: Path, recipe: Recipe, controls: Sequence[str]) -> None:
-    """Write what was made from what: recipe, versions by stage, and a hash of each file."""
-    files = sorted(path for path in out.rglob("*.safetensors") if BASE not in path.parts)
-    content = {
-        "recipe": {**asdict(recipe), "controls": list(controls)},
-        "stages": stages(out),
-        "files": {
-            str(path.relative_to(out)): {
-                "bytes": path.stat().st_size,
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            }
-            for path in files
-        },
-    }
-    (out / "manifest.json").write_text(json.dumps(content, indent=1) + "\n")
+def digest(path: Path) -> dict[str, Any]:
+    """Return size and hash of a file."""
+    content = path.read_bytes()
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 @click.command()
@@ -352,15 +385,15 @@ def manifest(out: Path, recipe: Recipe, controls: Sequence[str]) -> None:
 def main(out: Path, smoke: bool, controls: tuple[str, ...], seed: int, quiet: bool) -> None:
     """Train the small text-to-image model and its ControlNets on procedural scenes."""
     recipe = Recipe(**{**asdict(SMOKE if smoke else Recipe()), "seed": seed})
-    run = Run(out, recipe, show=not quiet)
-    run.base()
-    run.objects()
-    controls = controls or CONTROLS
-    for kind in controls:
-        run.controlnet(kind)
-    if not (out / "card.json").exists():
-        card(out, controls)
-    manifest(out, recipe, controls)
+    try:
+        run = Run(out, recipe, show=not quiet)
+        run.base()
+        run.objects()
+        for kind in controls or CONTROLS:
+            run.controlnet(kind)
+        run.card()
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 if __name__ == "__main__":

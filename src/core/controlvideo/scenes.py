@@ -243,11 +243,19 @@ def render(scenes: Scenes, size: int = SIZE) -> Rendered:
     colour = (nominal[scenes.colour] + scenes.shade).clamp(0, 1)[:, :, None, None]
     below = (nominal[scenes.ground] + scenes.ground_shade)[:, :, None, None]
     below = below + (_each(scenes.slope[:, 0]) * X + _each(scenes.slope[:, 1]) * Y)[:, None]
-    # stripes are the colour's opposite in brightness, so that they show on black and on white
-    opposite = torch.where(colour.mean(1, keepdim=True) < 0.3, colour + 0.5, 0.3 * colour)
-    painted = torch.lerp(colour, opposite, dark[:, None])
+    painted = torch.lerp(colour, beside(colour, scenes.colour[:, None, None, None]), dark[:, None])
     image = torch.lerp(below.clamp(0, 1), painted, mask[:, None]) * _each(scenes.light)[:, None]
     return Rendered(image.clamp(0, 1), mask, distance, torch.stack([u, v], 1), stripe)
+
+
+def beside(colour: Tensor, index: Tensor) -> Tensor:
+    """Return what stripes have beside a colour: a brighter one beside black, else a darker one.
+
+    Args:
+        colour: RGB, shaded or not.
+        index: in `COLOURS`, of the word for it; broadcast to `colour`.
+    """
+    return torch.where(index == list(COLOURS).index("black"), colour + 0.5, 0.3 * colour)
 
 
 def _each(a: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ clip 1, no text dropout; 80 steps for edges, 300 for HED, 500 for depth, 1500 fo
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from core.controlvideo.attention import Sees
 from core.controlvideo.norms import Norm
 from core.controlvideo.pipeline import ControlVideoPipeline
 from core.train.checkpoint import checkpoints, load, save
@@ -46,7 +48,10 @@ class Recipe:
     """Norm that the gradient of what is trained is scaled down to."""
     trained: Trained = "both"
     norm: Norm = "frame"
+    sees: Sees = "key"
     keys: tuple[int, ...] = (0,)
+    branches: bool = True
+    """False leaves the temporal branches out."""
     seed: int = 0
     checkpointing: bool = False
     """Compute activations again in the backward pass, for less memory."""
@@ -64,6 +69,11 @@ class Recipe:
             )
         if self.trained not in ("projections", "temporal", "both"):
             raise ValueError(f"want trained projections, temporal or both, got {self.trained!r}")
+        if not self.branches and self.trained != "projections":
+            raise ValueError(
+                f"want trained='projections' without branches, got {self.trained!r}: what is left "
+                "out cannot be tuned"
+            )
 
 
 def tune(
@@ -128,6 +138,7 @@ class Tuner:
     ) -> None:
         """Encode the video and its prompt; arguments as of `tune`."""
         self.pipe, self.recipe, self.done = pipe, recipe, 0
+        _check_tunable(pipe)
         self.controls, self.scales = pipe.controls(control, control_scale)
         self.x = pipe.encode(source)
         if len(self.x) != len(self.controls[0]):
@@ -143,36 +154,32 @@ class Tuner:
         )
         self.identity = asdict(recipe) | {"prompt": prompt, "scales": str(self.scales)}
         self.identity |= {"keys": str(recipe.keys), "data": _digest([self.x, *self.controls])}
-        self.identity.pop("steps")  # a run may be made longer
+        for how in ("steps", "checkpointing"):  # a run may be made longer, or with less memory
+            self.identity.pop(how)
 
     def __enter__(self) -> "Tuner":
-        """Freeze the base, and install the adapter."""
-        self.frozen = [self.pipe.unet, *_nets(self.pipe)]
-        self.required = [p.requires_grad for model in self.frozen for p in model.parameters()]
-        for model in self.frozen:
-            model.requires_grad_(False)
-            if self.recipe.checkpointing:
-                model.enable_gradient_checkpointing()
-                model.train()  # where diffusers checkpoints; dropout is zero
-        for p in self.pipe.adapter.parameters():
-            p.requires_grad_(False)
-        for p in self.trained:
-            p.requires_grad_(True)
-        self.context = self.pipe.installed(norm=self.recipe.norm)
-        self.edit = self.context.__enter__()
+        """Install the adapter, and freeze the base."""
+        recipe = self.recipe
+        with ExitStack() as stack:
+            self.edit = stack.enter_context(
+                self.pipe.installed(norm=recipe.norm, sees=recipe.sees, branches=recipe.branches)
+            )
+            self.frozen = [self.pipe.unet, *_nets(self.pipe)]
+            for model in self.frozen:
+                stack.enter_context(_frozen(model, checkpointing=recipe.checkpointing))
+            stack.callback(self._without_gradients)
+            self.pipe.adapter.requires_grad_(False)
+            for p in self.trained:
+                p.requires_grad_(True)
+            self.context = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Give the base back as it was, without gradients."""
+        """Give the base back as it was."""
         self.context.__exit__(*error)
+
+    def _without_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        for model in self.frozen:
-            if self.recipe.checkpointing:
-                model.disable_gradient_checkpointing()
-                model.eval()
-        parameters = [p for model in self.frozen for p in model.parameters()]
-        for p, required in zip(parameters, self.required, strict=True):
-            p.requires_grad_(required)
         self.pipe.adapter.requires_grad_(False)
 
     def step(self) -> float:
@@ -222,11 +229,40 @@ class Tuner:
 
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint."""
-        for p in self.pipe.adapter.parameters():
-            p.requires_grad_(False)
+        self.pipe.adapter.requires_grad_(False)
         for p in self.trained:
             p.requires_grad_(True)
         self.done = load(path, self.pipe.adapter, self.optimizer, run=self.identity)
+
+
+@contextmanager
+def _frozen(model: Any, *, checkpointing: bool) -> Iterator[None]:
+    """Have a model without gradients of its own for a while."""
+    required, training = [p.requires_grad for p in model.parameters()], model.training
+    model.requires_grad_(False)
+    if checkpointing:
+        model.enable_gradient_checkpointing()
+        model.train()  # where diffusers checkpoints; dropout is zero
+    try:
+        yield
+    finally:
+        if checkpointing:
+            model.disable_gradient_checkpointing()
+            model.train(training)
+        for p, wanted in zip(model.parameters(), required, strict=True):
+            p.requires_grad_(wanted)
+
+
+def _check_tunable(pipe: ControlVideoPipeline) -> None:
+    for name, model in (("unet", pipe.unet), ("adapter", pipe.adapter)):
+        if model.dtype != torch.float32:
+            raise ValueError(
+                f"want the {name} in float32 to tune, got {model.dtype}, in which steps this small "
+                "are lost: tune in float32, and sample in half precision"
+            )
+    kind = pipe.scheduler.config["prediction_type"]
+    if kind not in ("epsilon", "v_prediction"):
+        raise ValueError(f"want a model that predicts epsilon or v_prediction, got {kind!r}")
 
 
 def _parameters(adapter: nn.Module, trained: Trained) -> list[nn.Parameter]:
