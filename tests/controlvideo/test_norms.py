@@ -1,7 +1,5 @@
 """Norms over a video, against the residual block written out for `[B, C, F, H, W]`."""
 
-from typing import Any, cast
-
 import accelerate
 import pytest
 import torch
@@ -98,7 +96,7 @@ def test_norms_of_weights_that_are_moved_about_see_the_video_too(models, block):
     x, temb = draw(block)
     see_the_video(models[0], Clip(frames=F))
     there = block(frames(x), temb.repeat_interleave(F, 0))
-    accelerate.cpu_offload(models[0], "cpu")
+    accelerate.cpu_offload(models[0], torch.device("cpu"))
     assert torch.equal(block(frames(x), temb.repeat_interleave(F, 0)), there)
 
 

@@ -1,5 +1,6 @@
 """The pipeline, against diffusers' own where it is one, and against itself where it must agree."""
 
+import math
 from typing import Any
 
 import pytest
@@ -185,6 +186,12 @@ def test_pil_images_are_a_video(pipe):
     assert apart(a, pipe("a", rounded, latents=x, **SOON).frames) < CLOSE
 
 
+def test_arrays_are_a_video(pipe):
+    x = noise()
+    a = pipe("a", pipe.images.pt_to_numpy(video()), latents=x, **SOON).frames
+    assert apart(a, pipe("a", video(), latents=x, **SOON).frames) < CLOSE
+
+
 def test_half_precision_runs(pipe):
     pipe.to(torch.bfloat16)
     out = pipe("a", video(), latents=noise(), **SOON).frames
@@ -204,8 +211,17 @@ def test_half_precision_runs(pipe):
         ({"control_scale": [1.0, 0.5]}, "each of 1 ControlNets, got 1 and 2"),
         ({"start": "inverted"}, "want a source video"),
         ({"start": "random"}, "got 'random'"),
-        ({"latents": noise(2)}, "want latents of 5 frames"),
-        ({"source": video(3)}, "got 5 for 3 frames"),
+        ({"latents": noise(2)}, r"got 5 of \[8, 8\] latents for \[2, 3, 8, 8\]"),
+        ({"latents": noise()[..., :4]}, r"for \[5, 3, 8, 4\]"),
+        ({"source": video(3)}, r"for \[3, 3, 8, 8\]"),
+        ({"control": ["in.png"] * F}, "got a list of {'str'}"),
+        ({"sees": "all", "latents": noise()}, "want sees among"),
+        ({"keys": (), "latents": noise()}, r"key frames in 0..4"),
+        (
+            {"keys": (1,), "long": Windows(3, 1), "latents": noise()},
+            "want key frame 0 with windows",
+        ),
+        ({"latents": torch.full((F, 3, 8, 8), math.nan)}, "want finite frames"),
         ({"keys": (F,), "latents": noise()}, r"key frames in 0..4"),
         ({"long": Stream(2), "latents": noise()}, "branches=False for a stream"),
         ({"long": Stream(0), "branches": False, "latents": noise()}, "at least one frame, got 0"),
@@ -227,6 +243,12 @@ def test_a_processor_that_is_lost_on_the_way_is_noticed(pipe):
 
     with pytest.raises(RuntimeError, match="no longer installed"):
         pipe("a", video(), latents=noise(), callback_on_step_end=lose, **SOON)
+
+
+def test_attention_slicing_is_refused_by_name(pipe):
+    pipe.unet.set_attention_slice("max")
+    with pytest.raises(ValueError, match="SlicedAttnProcessor"):
+        pipe("a", video(), latents=noise(), **SOON)
 
 
 def test_an_adapter_of_another_base_is_refused(parts, models):

@@ -117,6 +117,47 @@ def test_a_run_that_stopped_goes_on_to_the_bit(pipe, tmp_path):
         tune(pipe, video(2), "a", video(1), Recipe(steps=9, **FAST), out=tmp_path, resume=True)
 
 
+def test_a_run_goes_on_with_less_memory(pipe, tmp_path):
+    tune(pipe, video(0), "a", video(1), Recipe(steps=2, **FAST), out=tmp_path)
+    recipe = Recipe(steps=3, checkpointing=True, **FAST)
+    assert len(tune(pipe, video(0), "a", video(1), recipe, out=tmp_path, resume=True)) == 1
+
+
+def test_frames_see_in_tuning_what_they_are_to_see(pipe):
+    def loss(**options):
+        with Tuner(pipe, video(0), "a", video(1), Recipe(seed=3, **options)) as tuner:
+            return tuner.loss().item()
+
+    whole = loss()
+    assert loss(branches=False, trained="projections") == pytest.approx(whole, rel=1e-5)  # zero
+    assert loss(sees="own") != pytest.approx(whole, rel=1e-4)
+
+
+def test_models_are_given_back_as_they_were_whatever_happens(pipe):
+    pipe.unet.train()
+    pipe.unet.conv_in.requires_grad_(False)
+    recipe = Recipe(checkpointing=True)
+    with pytest.raises(KeyError), Tuner(pipe, video(0), "a", video(1), recipe):
+        raise KeyError
+    assert pipe.unet.training
+    assert not pipe.controlnet.training
+    assert not pipe.unet.is_gradient_checkpointing
+    still = {n for n, p in pipe.unet.named_parameters() if not p.requires_grad}
+    assert still == {"conv_in.weight", "conv_in.bias"}
+    with pipe.installed():  # nothing is installed any more
+        pass
+
+
+def test_what_would_lose_its_steps_is_refused(pipe):
+    pipe.adapter.to(torch.float16)
+    with pytest.raises(ValueError, match="want the adapter in float32"):
+        Tuner(pipe, video(0), "a", video(1), Recipe())
+    pipe.adapter.float()
+    pipe.scheduler.register_to_config(prediction_type="sample")
+    with pytest.raises(ValueError, match="got 'sample'"):
+        Tuner(pipe, video(0), "a", video(1), Recipe())
+
+
 def test_only_what_is_trained_is_clipped(pipe):
     """After clipping, the gradient of the adapter has the norm that was asked for."""
     tuner = Tuner(pipe, video(0), "a", video(1), Recipe(clip=1e-3))
@@ -145,6 +186,7 @@ def test_a_loss_that_is_no_number_changes_nothing(pipe):
         ({"clip": math.inf}, "clip > 0"),
         ({"seed": -1}, "seed >= 0"),
         ({"trained": "all"}, "'all'"),
+        ({"branches": False}, "want trained='projections' without branches, got 'both'"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused(options, message):

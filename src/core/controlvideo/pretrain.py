@@ -228,7 +228,10 @@ class Run:
             cycle_momentum=False,
         )
         averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99))
-        with self.log(name) as log, Show(name, steps, quiet=not self.show) as shown:
+        with (
+            Log(self.out / f"loss_{name}.csv") as log,
+            Show(name, steps, quiet=not self.show) as shown,
+        ):
             for step in range(steps):
 
                 def take(loss: Tensor) -> None:
