@@ -1,16 +1,20 @@
 import csv
 import hashlib
 import json
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
+from core.controlvideo import pretrain
 from core.controlvideo import scenes as scene
 from core.controlvideo.metrics import score
 from core.controlvideo.pretrain import CONTROLS, main
-from core.controlvideo.small import WEIGHTS, make_tokenizer, small
+from core.controlvideo.small import WEIGHTS, make_scheduler, make_tokenizer, small
 
 
 def losses(path):
@@ -22,9 +26,29 @@ def losses(path):
 def made(tmp_path_factory):
     """A minute's model, of one control."""
     out = tmp_path_factory.mktemp("small")
-    done = CliRunner().invoke(main, ["--out", str(out), "--smoke", "--control", "edges", "--quiet"])
+    done = command(out, "--smoke", "--control", "edges")
     assert done.exit_code == 0, done.output
     return out
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    """The same in a folder that a test may change."""
+    return shutil.copytree(made, tmp_path / "run")
+
+
+def command(out, *options):
+    return CliRunner().invoke(main, ["--out", str(out), "--quiet", *options])
+
+
+def contents(out):
+    """What each file of a folder holds, and when it was written."""
+    files = {str(p.relative_to(out)): p for p in out.rglob("*") if p.is_file()}
+    return {name: (digest(p), p.stat().st_mtime_ns) for name, p in files.items()}
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_the_script_still_learns(made):
@@ -34,13 +58,84 @@ def test_the_script_still_learns(made):
     assert json.loads((made / "card.json").read_text())["edges"]["iou"] > 0
 
 
-def test_a_stage_that_is_there_is_not_done_again(made):
-    before = (made / "unet/diffusion_pytorch_model.safetensors").stat().st_mtime_ns
-    done = CliRunner().invoke(
-        main, ["--out", str(made), "--smoke", "--control", "edges", "--quiet"]
-    )
-    assert done.exit_code == 0
-    assert (made / "unet/diffusion_pytorch_model.safetensors").stat().st_mtime_ns == before
+def test_a_stage_that_is_there_is_not_done_again(copy):
+    before = contents(copy)
+    assert not any(name.endswith(".part") for name in before)
+    assert command(copy, "--smoke", "--control", "edges").exit_code == 0
+    after = contents(copy)
+    assert after.pop("manifest.json")[0] == before.pop("manifest.json")[0]  # written, and the same
+    assert after == before
+
+
+@pytest.mark.parametrize("other", [[], ["--smoke", "--seed", "1"]], ids=str)
+def test_a_folder_of_another_recipe_is_refused(copy, other):
+    before = contents(copy)
+    done = command(copy, *other, "--control", "edges")
+    assert done.exit_code == 2
+    (line,) = [line for line in done.output.splitlines() if line.startswith("Error")]
+    assert f"{copy} has its base of {{'steps': 60, " in line
+    assert "'seed': 0}, want {'steps': " in line
+    assert line.endswith("take another folder, or that recipe")
+    before.pop("manifest.json")
+    assert before.items() <= contents(copy).items()
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    done = command(tmp_path, "--smoke")
+    assert done.exit_code == 2
+    assert f"want an empty folder, or one with a manifest.json, got {tmp_path}" in done.output
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_stage_that_was_killed_is_done_again(copy):
+    """It left a folder, half of the next one, and no note."""
+    before, notes = contents(copy), json.loads((copy / "manifest.json").read_text())
+    made = notes.pop("objects")
+    (copy / "manifest.json").write_text(json.dumps(notes))
+    unet = "unet/diffusion_pytorch_model.safetensors"
+    (copy / unet).write_bytes(b"of a stage that ended early")
+    (copy / "unet.part").mkdir()
+    (copy / "unet.part/half").touch()
+    done = command(copy, "--smoke", "--control", "edges")
+    assert done.exit_code == 0, done.output
+    after, again = contents(copy), json.loads((copy / "manifest.json").read_text())
+    assert after.keys() == before.keys()  # no part is left
+    assert after[unet][0] == before[unet][0]  # what is random has a name
+    assert again["objects"]["files"] == made["files"]
+    same = {name for name in before if after[name] == before[name]}
+    assert {name for name in before if name.startswith(("stage_base/", "controlnet_"))} < same
+    assert "loss_base.csv" in same
+    assert "loss_objects.csv" not in same
+
+
+def test_the_card_is_done_again_where_another_controlnet_was_added(copy, monkeypatch):
+    asked = []
+    monkeypatch.setattr(pretrain, "card", lambda out, kinds, **options: asked.append(kinds))
+    for _ in range(2):
+        done = command(copy, "--smoke", "--control", "edges", "--control", "depth")
+        assert done.exit_code == 0, done.output
+    assert asked == [["edges", "depth"]]
+    assert command(copy, "--smoke", "--control", "edges").exit_code == 0  # both are still there
+    assert len(asked) == 1
+
+
+def test_the_noise_of_a_card_is_named_by_its_seed(monkeypatch, tmp_path):
+    """And nobody else's random numbers are used up, though a pipeline takes some."""
+    seeds = []
+
+    def pipe(prompt, control, *, generator, **options):
+        seeds.append(generator.initial_seed())
+        return SimpleNamespace(frames=torch.rand(control.shape))
+
+    monkeypatch.setattr(pretrain.small, "small", lambda kinds, folder: pipe)
+    before = torch.get_rng_state()
+    for seed in (0, 0, 1):
+        pretrain.card(tmp_path, ["edges"], images=1, seed=seed)
+    assert torch.equal(torch.get_rng_state(), before)
+    first, again, other = (seeds[i : i + 12] for i in (0, 12, 24))
+    assert first == again
+    assert len({*first, *other}) == 24
 
 
 def test_its_pipeline_edits(made):
@@ -60,6 +155,14 @@ def test_its_pipeline_edits(made):
 def test_a_control_without_a_controlnet(made):
     with pytest.raises(ValueError, match="want controls of edges, got 'depth'"):
         small(("depth",), made)
+    with pytest.raises(ValueError, match="want at least one control, got none"):
+        small((), made)
+
+
+def test_sampling_begins_about_where_that_of_stable_diffusion_does():
+    theirs = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    left = [float(s.alphas_cumprod[-1].sqrt()) for s in (make_scheduler(), theirs)]
+    assert left == pytest.approx([0.0672, 0.0683], abs=5e-5)  # a fifteenth of the picture
 
 
 def test_words_of_captions_are_single_tokens():
@@ -70,15 +173,18 @@ def test_words_of_captions_are_single_tokens():
 
 
 def test_the_weights_are_those_of_the_manifest():
+    """Each is of exactly one stage; those of the base are not kept."""
     manifest = json.loads((WEIGHTS / "manifest.json").read_text())
-    files = manifest["files"]
-    assert {"base", "objects", *(f"controlnet_{kind}" for kind in CONTROLS)} == set(
-        manifest["stages"]
-    )
+    nets = [f"controlnet_{kind}" for kind in CONTROLS]
+    assert {"base", "objects", *nets} <= manifest.keys()
+    named = [
+        (name, file["sha256"])
+        for stage in manifest.values()
+        for name, file in stage["files"].items()
+        if not name.startswith(f"{pretrain.BASE}/")
+    ]
     found = {str(p.relative_to(WEIGHTS)): p for p in WEIGHTS.rglob("*.safetensors")}
-    assert files.keys() == found.keys()
-    for name, path in found.items():
-        assert hashlib.sha256(path.read_bytes()).hexdigest() == files[name]["sha256"]
+    assert sorted(named) == sorted((name, digest(path)) for name, path in found.items())
     assert sum(p.stat().st_size for p in found.values()) < 6e6
 
 

@@ -43,8 +43,10 @@ def small(controls: Sequence[str] = ("edges",), folder: Path = WEIGHTS) -> Contr
         folder: what `pretrain` wrote.
 
     Raises:
-        ValueError: a control that it has no ControlNet for.
+        ValueError: no control, or one that it has no ControlNet for.
     """
+    if not controls:
+        raise ValueError("want at least one control, got none: there is a ControlNet for each")
     for kind in controls:
         if not (folder / f"controlnet_{kind}").is_dir():
             known = sorted(p.name.removeprefix("controlnet_") for p in folder.glob("controlnet_*"))
