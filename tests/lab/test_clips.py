@@ -71,6 +71,8 @@ def test_the_page_has_words_and_a_strip_for_who_wants_no_motion(shown):
         ({"a": np.full((2, 4, 4, 3), 1.5)}, WORDS, r"pixels in \[0, 1\], got 1.5"),
         ({"a": np.full((2, 4, 4, 3), np.nan)}, WORDS, r"pixels in \[0, 1\]"),
         ({"a": np.zeros((2, 4, 4, 3))}, {**WORDS, "alt": " "}, "want an alt text"),
+        ({"a": np.zeros((2, 4, 4, 3))}, {**WORDS, "seconds": 0.0}, "0.001 seconds, got 0.0"),
+        ({"a": np.zeros((2, 4, 4, 3))}, {**WORDS, "seconds": -1.0}, "0.001 seconds, got -1.0"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(shown, panels, words, message):

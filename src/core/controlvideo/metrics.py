@@ -20,34 +20,53 @@ from core.controlvideo.scenes import COLOURS, SHAPES, Rendered, Scenes, beside, 
 CONTRAST = 0.12
 """Brightness between dark and bright parts from which an object counts as striped."""
 STEP = 0.12
-"""Change of a channel over two pixels from which there is an edge."""
+"""At a pixel there is an edge where a channel differs by more between the pixels on both sides."""
+CORE = 2.4
+"""An object's core is what lies `CORE / S` within its border, 1.2 pixels: the ground has less than
+a hundredth of that."""
+SMALLEST = 17
+"""S from which every object of `scenes.draw` has a pixel in its core, wherever it is."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """An edited video beside the true edit; each a mean over its frames."""
+    """An edited video beside the true edit.
+
+    `colour` to `error` and `iou` are means over frames; the others are pooled: pixels, edges or
+    points of all frames are counted together, so that frames with more of them weigh more.
+
+    The true edit has no error and no missed edge, and its colour and texture are found. Its iou is
+    0.79 or more, with S = 24, where the ground looks like a part of the object; one in a hundred
+    videos has frames in which that passes for another shape.
+    """
 
     colour: float
     """Part of the frames whose object has the colour that was asked for."""
     texture: float
+    """Part of the frames whose object is plain or striped as was asked for."""
     shape: float
     """Part of the frames whose object looks most like the shape that was asked for."""
     prompt: float
     """Part of the frames where colour, texture and shape are right."""
     error: float
-    """|edit - true edit|, of pixels in [0, 1]."""
+    """|edit - true edit|, of pixels in [0, 1]; frames have equally many."""
     ground_error: float
-    """The same, where the ground is seen."""
+    """The same, pooled over what is seen of the ground."""
     object_error: float
-    """The same, on the object."""
+    """The same, pooled over the object."""
     iou: float
-    """Of the object's mask: intersection over union."""
+    """Of the object's mask: intersection over union, a mean over frames."""
     edge_f1: float
-    """Of edges, to a pixel."""
+    """Of edges, to a pixel; found and missed ones pooled."""
     object_flicker: float
-    """Standard deviation over frames of a point that moves with the object."""
+    """Standard deviation over frames of a point that moves with the object, at full light.
+
+    A root mean square, pooled over points and channels. Points lie between pixels, so that the true
+    edit does not have zero. With S = 24 and 8 frames its floor is below 0.0001 for a plain circle
+    or square, 0.005 for a plain triangle, whose border is near, and 0.03 for what is striped.
+    """
     ground_flicker: float
-    """The same of a point of the ground that is seen in all frames."""
+    """The same of a pixel of the ground that is seen in all frames; its floor is 0.0002."""
 
     def asdict(self) -> dict[str, float]:
         """Return the numbers by name."""
@@ -62,13 +81,16 @@ def score(edit: Tensor, truth: Scenes) -> Score:
         truth: the scenes that a correct edit shows; see `Scenes.edited`.
 
     Raises:
-        ValueError: other numbers of frames, or no square images.
+        ValueError: other numbers of frames, no square images, images so small that an object has
+            no pixels of its own, or frames without light.
     """
     if edit.ndim != 4 or edit.shape[:2] != (len(truth), 3) or edit.shape[2] != edit.shape[3]:
         raise ValueError(f"want an edit [{len(truth)}, 3, S, S], got {list(edit.shape)}")
     size = edit.shape[-1]
     seen = render(truth, size)
-    colour, texture = recognised(edit, seen)
+    _check_scorable(truth, seen)
+    lit = edit / truth.light[:, None, None, None]
+    colour, texture = recognised(lit, seen)
     masks = found_mask(edit, seen)
     of_shapes = torch.stack(
         [_iou(masks, render(truth.edited(shape=name), size).mask > 0.5) for name in SHAPES]
@@ -89,23 +111,38 @@ def score(edit: Tensor, truth: Scenes) -> Score:
         object_error=float((off * inside).sum() / inside.sum()),
         iou=float(_iou(masks, seen.mask > 0.5).mean()),
         edge_f1=edge_f1(edit, seen.image),
-        object_flicker=flicker(object_points(edit, truth)),
-        ground_flicker=flicker(ground_points(edit, seen)),
+        object_flicker=flicker(object_points(lit, truth)),
+        ground_flicker=flicker(ground_points(lit, seen)),
     )
+
+
+def _check_scorable(truth: Scenes, seen: Rendered) -> None:
+    if not truth.light.min() > 0:
+        raise ValueError(f"want frames with light, got factors of it {truth.light.tolist()}")
+    if not (cores := _core(seen).flatten(1).any(1)).all():
+        lost, size = (~cores).nonzero().flatten().tolist(), seen.image.shape[-1]
+        raise ValueError(
+            f"want objects with pixels in their core, got none in frames {lost} of {size} x {size} "
+            f"pixels: from {SMALLEST} x {SMALLEST} those of scenes.draw have them"
+        )
+
+
+def _core(seen: Rendered) -> Tensor:
+    """Return which pixels are within the object, `[F, S, S]` bool."""
+    return seen.distance < -CORE / seen.image.shape[-1]
 
 
 def recognised(image: Tensor, seen: Rendered) -> tuple[Tensor, Tensor]:
     """Return the nearest colour and texture of objects, `[F]` indices each.
 
     The brightest and the darkest third of the pixels within the object are the two colours of a
-    striped one; where they hardly differ it is plain.
+    striped one; where they hardly differ it is plain. Colours are those of full light.
     """
-    core = seen.distance < -2.4 / image.shape[-1]
     nominal = torch.tensor(list(COLOURS.values()))
     other = beside(nominal, torch.arange(len(nominal))[:, None])
     high, low = torch.maximum(nominal, other), torch.minimum(nominal, other)
     colours, textures = [], []
-    for frame, where in zip(image, core, strict=True):
+    for frame, where in zip(image, _core(seen), strict=True):
         pixels = frame[:, where].T  # [P, 3]
         order = pixels[pixels.mean(1).argsort()]
         third = max(1, len(order) // 3)
@@ -129,8 +166,8 @@ def found_mask(image: Tensor, seen: Rendered) -> Tensor:
     Y, X = torch.meshgrid(at, at, indexing="ij")
     plane = torch.stack([torch.ones_like(X), X, Y], -1)  # [S, S, 3]
     out = []
-    for frame, distance in zip(image, seen.distance, strict=True):
-        outside, core = distance > 3 / size, distance < -2.4 / size
+    for frame, distance, core in zip(image, seen.distance, _core(seen), strict=True):
+        outside = distance > 3 / size
         fit = torch.linalg.lstsq(plane[outside], frame[:, outside].T).solution
         ground = (plane @ fit).permute(2, 0, 1)
         pixels = frame[:, core].T
@@ -158,7 +195,7 @@ def edge_f1(image: Tensor, truth: Tensor) -> float:
 
 
 def edges(image: Tensor) -> Tensor:
-    """Return where a channel changes by `STEP` or more across a pixel, `[F, S, S]` bool."""
+    """Return where a channel changes by more than `STEP` over two pixels, `[F, S, S]` bool."""
     out = torch.zeros(len(image), *image.shape[2:], dtype=torch.bool)
     across = (image[..., 2:] - image[..., :-2]).abs().amax(1)
     down = (image[..., 2:, :] - image[..., :-2, :]).abs().amax(1)
@@ -168,8 +205,12 @@ def edges(image: Tensor) -> Tensor:
 
 
 def object_points(image: Tensor, scenes: Scenes, side: int = 9) -> Tensor:
-    """Return what points of the object look like, `[F, 3, P]`, each followed where it goes."""
-    at = torch.linspace(-0.4, 0.4, side)
+    """Return what points of the object look like, `[F, 3, P]`, each followed where it goes.
+
+    They lie within 0.3 radii of its centre both ways. Of a video's objects with S = 24 less than a
+    thousandth of a point is ground, of a triangle's corner points up to a tenth.
+    """
+    at = torch.linspace(-0.3, 0.3, side)
     v, u = torch.meshgrid(at, at, indexing="ij")
     cos, sin, r = (
         a[:, None, None] for a in (scenes.angle.cos(), scenes.angle.sin(), scenes.radius)

@@ -96,8 +96,8 @@ class Scenes:
             ValueError: a word that is not known.
         """
         words = {"colour": colour, "texture": texture, "shape": shape, "ground": ground}
-        change = {name: torch.tensor(_index(name, word)) for name, word in words.items() if word}
-        return self.map(change)
+        named = {name: word for name, word in words.items() if word is not None}
+        return self.map({name: torch.tensor(_index(name, word)) for name, word in named.items()})
 
     def __getitem__(self, at: slice | Sequence[int]) -> Self:
         """Return some of the scenes."""
@@ -194,7 +194,12 @@ def video(
         move: distance over the whole video.
         grow: by which part the radius changes.
         light: by which part brightness falls, from the first frame to the last.
+
+    Raises:
+        ValueError: no frame is asked for.
     """
+    if frames < 1:
+        raise ValueError(f"want a video of at least one frame, got {frames}")
     one = draw(1, rng)
     t = torch.linspace(-0.5, 0.5, frames) if frames > 1 else torch.zeros(1)
     heading, bend = rng.uniform(0, 2 * math.pi), rng.uniform(-0.2, 0.2)

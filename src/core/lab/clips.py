@@ -27,15 +27,18 @@ def clip(panels: Mapping[str, ArrayLike], *, alt: str, caption: str, seconds: fl
         panels: label -> `[F, 3, H, W]` or `[F, H, W, 3]` in [0, 1], all of one shape.
         alt: what is to be seen, in words.
         caption: what to look for.
-        seconds: of a frame.
+        seconds: of a frame, to a thousandth.
 
     Raises:
-        ValueError: no panels, shapes that differ, pixels outside [0, 1], or an empty text.
+        ValueError: no panels, shapes that differ, pixels outside [0, 1], an empty text, or frames
+            of no length.
     """
     from IPython.display import HTML, display
 
     if not alt.strip() or not caption.strip():
         raise ValueError("want an alt text and a caption, got an empty one")
+    if not seconds >= 1e-3:
+        raise ValueError(f"want frames of at least 0.001 seconds, got {seconds}")
     videos = [_pixels(label, video) for label, video in panels.items()]
     if len({v.shape for v in videos}) != 1:
         raise ValueError(f"want videos of one shape, got {[v.shape for v in videos]}")
