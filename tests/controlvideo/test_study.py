@@ -4,6 +4,7 @@ import torch
 from scipy import stats
 
 from core.controlvideo import scenes as scene
+from core.controlvideo import study
 from core.controlvideo.study import (
     KEY_FRAME,
     PER_FRAME,
@@ -85,6 +86,66 @@ def test_a_tuned_arm_learns_its_video(bench):
     case = draw_case(0, 1, 3)
     losses = bench.prepare(case, Arm(steps=30))
     assert np.mean(losses[-10:]) < np.mean(losses[:10])
+
+
+def test_an_arm_is_tuned_as_it_is_edited(bench, monkeypatch):
+    recipes = []
+    monkeypatch.setattr(study, "tune", lambda *given, **options: recipes.append(given[4]))
+    arm = Arm("own", "video", (1,), 3, "projections", branches=False)
+    bench.prepare(draw_case(0, 0, 3), arm, 7)
+    (recipe,) = recipes
+    for name in ("sees", "norm", "keys", "steps", "trained", "branches"):
+        assert getattr(recipe, name) == getattr(arm, name)
+    assert recipe.seed == 7
+
+
+def test_an_adapter_is_named_by_its_seed_and_uses_up_no_other_numbers(bench):
+    before, drawn = torch.get_rng_state(), []
+    for seed in (0, 0, 1):
+        bench.prepare(draw_case(0, 0, 3), Arm(copied=False), seed)
+        drawn.append(next(iter(bench.pipe.adapter.branches.values())).to_q.weight)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_without_tuning_an_inverted_edit_does_not_depend_on_the_seed(bench):
+    case, arm, found = draw_case(0, 0, 3), Arm(copied=False), []
+    for seed in (0, 1):
+        bench.prepare(case, arm, seed)
+        found.append(bench.edit(case, arm, seed))
+    assert torch.equal(*found)
+
+
+def test_what_does_not_depend_on_the_seed_is_computed_once_a_case(bench, monkeypatch):
+    calls = []
+
+    def edit(self, case, arm, seed, *, start):
+        calls.append((arm.steps, start, seed))
+        return case.image
+
+    monkeypatch.setattr(Bench, "edit", edit)
+    monkeypatch.setattr(study, "tune", lambda *given, **options: [])
+    cases = [draw_case(0, i, 3) for i in range(2)]
+    arms = {"still": KEY_FRAME, "tuned": Arm(steps=1)}
+    for start in ("inverted", "shared"):
+        found = compare(bench, cases, arms, (4, 5, 6), start=start)
+        assert {each["error"].shape for each in found.values()} == {(2, 3)}
+    seeds = {
+        (steps, start): [s for *kind, s in calls if kind == [steps, start]]
+        for steps in (0, 1)
+        for start in ("inverted", "shared")
+    }
+    assert seeds.pop((0, "inverted")) == [4, 4]
+    assert list(seeds.values()) == [[4, 5, 6] * 2] * 3
+
+
+def test_what_there_is_nothing_of_is_refused(bench):
+    for cases, seeds, got in (([], (0,), "0 cases and 1"), ([draw_case(0, 0, 3)], (), "1 cases")):
+        with pytest.raises(ValueError, match=f"at least one case and one seed, got {got}"):
+            compare(bench, cases, {"key": KEY_FRAME}, seeds)
+    with pytest.raises(ValueError, match="want trained='projections' of a tuned arm without br"):
+        Arm(steps=1, branches=False)
 
 
 def test_scenes_of_a_case_are_what_its_prompts_say():

@@ -4,7 +4,6 @@ The peer of key-frame attention is diffusers' own, of Text2Video-Zero, which rep
 frame's keys and values for every frame. Seconds are those of the processor.
 """
 
-import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,85 +22,87 @@ from core.controlvideo.clip import Clip
 from core.controlvideo.predictor import Stream
 from core.controlvideo.small import small
 from core.controlvideo.study import KEY_FRAME, Arm, Bench, draw_case
-from core.kernels._timing import peak_bytes
+from core.kernels._timing import alternate, peak_bytes
 
-Comparison = dict[str, float | str]
+Results = dict[str, dict[str, float | str]]
 
 
-def main() -> dict[str, Comparison]:
+def main() -> Results:
     """Measure; two or three minutes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return {
-            "key-frame attention, F = 8, N = 1024, C = 320, forward": attention(),
-            "key-frame attention, F = 8, N = 256, C = 640, forward": attention(N=256, C=640),
-            "peak of a denoising step, stream of 4 frames, 72 x 72": memory(stream=True),
-            "peak of a denoising step, whole, 72 x 72": memory(stream=False),
-            "8 frames of the small model": edit(),
-        }
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return attention() | attention(N=256, C=640) | memory(chunk=4) | memory() | edit()
     finally:
         torch.set_num_threads(threads)
 
 
 @torch.no_grad()
-def attention(F: int = 8, N: int = 1024, C: int = 320, rounds: int = 7) -> Comparison:
-    """Time a layer on one video, alternating with the peer on the same weights and tokens."""
-    torch.manual_seed(0)
-    layer, clip = Attention(C, heads=8, dim_head=C // 8), Clip(frames=F)
-    ours: Any = VideoAttention(clip, "bench")
-    plain: Any = CrossFrameAttnProcessor(batch_size=1)
-    peer: Any = CrossFrameAttnProcessor2_0(batch_size=1)
-    n = torch.randn(F, N, C)
-    apart = (ours(layer, n) - peer(layer, n)).abs().max()
-    ways = {"folded": ours, "replicated": peer, "plain": plain}
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            found[name].append(_seconds(partial(way, layer, n)))
-    folded, replicated, softmax = (statistics.median(each) for each in found.values())
-    return {
-        "folded into the queries (s)": folded,
-        "replicated, diffusers' with SDPA (s)": replicated,
-        "replicated, diffusers' with a softmax, as in the authors' code (s)": softmax,
-        "ratio to SDPA": replicated / folded,
-        "ratio to softmax": softmax / folded,
-        "largest difference": float(apart),
+def attention(F: int = 8, N: int = 1024, C: int = 320, rounds: int = 7) -> Results:
+    """Time a layer on one video, alternating with the peers on the same weights and tokens."""
+    layer, n = Attention(C, heads=8, dim_head=C // 8), torch.randn(F, N, C)
+    folded: Any = VideoAttention(Clip(frames=F), "bench")
+    replicated: Any = CrossFrameAttnProcessor2_0(batch_size=1)
+    softmax: Any = CrossFrameAttnProcessor(batch_size=1)
+    ways = {
+        "folded into the queries": partial(folded, layer, n),
+        "replicated, diffusers' with SDPA": partial(replicated, layer, n),
+        "replicated, diffusers' with a softmax, as in the authors' code": partial(
+            softmax, layer, n
+        ),
     }
+    ours, *peers = (way() for way in ways.values())
+    seconds = alternate(ways, "cpu", rounds=rounds)
+    here, sdpa, plain = seconds.values()
+    found: dict[str, float | str] = {f"{name} (s)": each for name, each in seconds.items()}
+    found |= {"ratio to SDPA": sdpa / here, "ratio to softmax": plain / here}
+    found["largest difference"] = max(float((ours - peer).abs().max()) for peer in peers)
+    return {f"key-frame attention, F = {F}, N = {N}, C = {C}, forward": found}
 
 
-def memory(*, stream: bool, size: int = 72) -> Comparison:
-    """Take the peak of one denoising step of videos of 8, 32 and 128 frames, in megabytes."""
-    pipe, out = small(), {}
-    for frames in (8, 32, 128):
+def memory(
+    *, chunk: int | None = None, size: int = 72, lengths: tuple[int, ...] = (8, 32, 128)
+) -> Results:
+    """Take the peak of one denoising step of videos, in megabytes.
+
+    Args:
+        chunk: frames of a stream; None: the whole video at once.
+        size: pixels of a side.
+        lengths: frames of the videos.
+    """
+    pipe, found = small(), {}
+    for frames in lengths:
         case = draw_case(0, 0, frames)
-        control = scenes.control(case.source, "edges", size)
-        noise = torch.randn(frames, 3, size, size)
         step = partial(
             pipe,
             case.prompt,
-            control,
-            latents=noise,
+            scenes.control(case.source, "edges", size),
+            latents=torch.randn(frames, 3, size, size),
             num_inference_steps=1,
             branches=False,
-            long=Stream(chunk=4) if stream else None,
+            long=None if chunk is None else Stream(chunk),
             output_type="latent",
         )
         peak = peak_bytes(step, "cpu")
-        out[f"{frames} frames (MB)"] = float("nan") if peak is None else peak / 1e6
-    return out
+        found[f"{frames} frames (MB)"] = "not told here" if peak is None else peak / 1e6
+    how = "whole" if chunk is None else f"stream of {chunk} frames"
+    return {f"peak of a denoising step, {how}, {size} x {size}": found}
 
 
-def edit(frames: int = 8, steps: int = 20, tuning: int = 60) -> Comparison:
+def edit(frames: int = 8, steps: int = 20, tuning: int = 60) -> Results:
     """Time an edit with guidance, an inversion and a tuning."""
     bench, case = Bench(small(), steps=steps), draw_case(0, 0, frames)
     tuned = _seconds(lambda: bench.prepare(case, Arm(steps=tuning)))
     shared = _seconds(lambda: bench.edit(case, KEY_FRAME, start="shared"))
     inverted = _seconds(lambda: bench.edit(case, KEY_FRAME))
     return {
-        f"an edit, {steps} steps with guidance (s)": shared,
-        "with inversion (s)": inverted,
-        f"tuning, {tuning} steps (s)": tuned,
+        f"{frames} frames of the small model": {
+            f"an edit, {steps} steps with guidance (s)": shared,
+            "with inversion (s)": inverted,
+            f"tuning, {tuning} steps (s)": tuned,
+        }
     }
 
 

@@ -99,6 +99,13 @@ class Arm:
     copied: bool = True
     """Branches start from self-attention."""
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be tuned."""
+        if self.steps and not self.branches and self.trained != "projections":
+            raise ValueError(
+                f"want trained='projections' of a tuned arm without branches, got {self.trained!r}"
+            )
+
 
 PER_FRAME = Arm(sees="own", branches=False)
 KEY_FRAME = Arm(branches=False)
@@ -120,16 +127,17 @@ class Bench:
 
     def prepare(self, case: Case, arm: Arm, seed: int = 0) -> list[float]:
         """Give the pipeline the arm's adapter, tuned on the source; return the tuning losses."""
-        torch.manual_seed(seed)
-        self.pipe.adapter = ControlVideoAdapter.for_models(
-            self.pipe.unet,
-            self.pipe.controlnet,
-            where=arm.where,
-            place=arm.place,
-            positions=arm.positions,
-            projections=arm.projections,
-            copied=arm.copied,
-        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.pipe.adapter = ControlVideoAdapter.for_models(
+                self.pipe.unet,
+                self.pipe.controlnet,
+                where=arm.where,
+                place=arm.place,
+                positions=arm.positions,
+                projections=arm.projections,
+                copied=arm.copied,
+            )
         if not arm.steps:
             return []
         recipe = Recipe(
@@ -137,7 +145,9 @@ class Bench:
             learning_rate=self.learning_rate,
             trained=arm.trained,
             norm=arm.norm,
+            sees=arm.sees,
             keys=arm.keys,
+            branches=arm.branches,
             seed=seed,
         )
         return tune(
@@ -188,12 +198,15 @@ class Bench:
     def score(
         self, case: Case, arm: Arm, seeds: Sequence[int] = (0,), *, start: Start = "inverted"
     ) -> list[Score]:
-        """Tune an arm on a case and score its edits, one for each seed of start and tuning."""
-        found = []
-        for seed in seeds:
+        """Tune an arm on a case and score its edits, one for each seed of start and tuning.
+
+        An arm that is not tuned, from an inversion, has nothing random: it is edited once.
+        """
+        found, random = [], arm.steps or start != "inverted"
+        for seed in seeds if random else seeds[:1]:
             self.prepare(case, arm, seed)
             found.append(score(self.edit(case, arm, seed, start=start), case.truth))
-        return found
+        return found if random else found * len(seeds)
 
 
 def compare(
@@ -204,7 +217,15 @@ def compare(
     *,
     start: Start = "inverted",
 ) -> dict[Any, dict[str, np.ndarray]]:
-    """Return each arm's scores, arm -> name of the number -> `[cases, seeds]`."""
+    """Return each arm's scores, arm -> name of the number -> `[cases, seeds]`.
+
+    Raises:
+        ValueError: no cases or no seeds.
+    """
+    if not cases or not seeds:
+        raise ValueError(
+            f"want at least one case and one seed, got {len(cases)} cases and {len(seeds)} seeds"
+        )
     out = {}
     for name, arm in arms.items():
         rows = [[s.asdict() for s in bench.score(case, arm, seeds, start=start)] for case in cases]
