@@ -35,7 +35,7 @@ WIDEST = 256
 SEQUENCES = 2**30
 """Of them that it takes, at most: they are counted in 32 bits."""
 PRODUCTS = 32
-"""Frames up to which products are faster on a CPU than torch's attention."""
+"""Frames up to which a CPU takes products and not torch's attention, in 32 and 64 bits."""
 GRID = 2**15
 """Sequences that one call of torch's kernels is given, at most."""
 
@@ -55,8 +55,8 @@ def short_attention(
         k: keys, of the same shape and dtype, on the same device.
         v: values, likewise.
         scale: of the scores, the same for all; None: 1 / sqrt(d).
-        impl: `"reference"` (the formula), `"torch"` (its own attention, or products where they are
-            faster), `"triton"` (a GPU kernel for F up to 32 and d up to 256), or `"auto"`, see
+        impl: `"reference"` (the formula), `"torch"` (its own attention, or on a CPU products up to
+            32 frames), `"triton"` (a GPU kernel for F up to 32 and d up to 256), or `"auto"`, see
             `core.kernels`.
 
     Returns:
@@ -95,10 +95,11 @@ def _formula(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def _by_torch(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """Take what is fastest in torch: products where they are, else its attention, on views.
+    """Take products on a CPU, up to `PRODUCTS` frames, else torch's attention, on views.
 
-    On a CPU its attention takes up to twice as long for short sequences. What 16 bits lose in
-    stored scores it keeps. It gets as many places at a time as a grid has room for.
+    On a CPU its attention takes about as long as products forward, or half as long again, and about
+    twice as long with gradients. What 16 bits lose in stored scores it keeps. It gets as many
+    places at a time as a grid has room for.
     """
     if q.device.type == "cpu" and q.shape[1] <= PRODUCTS and q.dtype.itemsize >= 4:
         return _formula(q, k, v, scale)
