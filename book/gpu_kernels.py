@@ -235,7 +235,7 @@ for dtype, (q, k, v) in cases.items():
 # %% [markdown]
 # The interpreter has two traps, both in bfloat16. When it rounds *to* bfloat16 it cuts off, so that
 # one rounding may cost twice as much as on a GPU; hence the 4. The other is worse: `tl.dot` on
-# bfloat16 multiplies the bits, as if they were integers, and says nothing. The kernel's `_dot`
+# bfloat16 multiplies the bits, as if they were integers, and says nothing. The kernel's `dot`
 # therefore widens its operands first where it is interpreted. A test of the library makes
 # every bfloat16 product raise, and finds none. With that detour taken out, the relative error of
 # this kernel on the same input is {glue:text}`kernels-trap`: the test above can fail.
