@@ -10,6 +10,7 @@ from core.controlvideo.study import (
     PER_FRAME,
     Arm,
     Bench,
+    Difference,
     compare,
     difference,
     draw_case,
@@ -72,7 +73,7 @@ def test_arms_are_tuned_and_scored(bench):
         "tuned": Arm(steps=2),
         "queries": Arm(steps=2, branches=False, trained="projections", projections=("to_q",)),
     }
-    found = compare(bench, cases, arms, (0, 1), start="shared")
+    found = compare(bench, cases, arms, (0, 1), ("shared",))["shared"]
     assert found.keys() == arms.keys()
     assert found["key"]["error"].shape == (2, 2)
     for each in found.values():
@@ -128,9 +129,10 @@ def test_what_does_not_depend_on_the_seed_is_computed_once_a_case(bench, monkeyp
     monkeypatch.setattr(study, "tune", lambda *given, **options: [])
     cases = [draw_case(0, i, 3) for i in range(2)]
     arms = {"still": KEY_FRAME, "tuned": Arm(steps=1)}
-    for start in ("inverted", "shared"):
-        found = compare(bench, cases, arms, (4, 5, 6), start=start)
-        assert {each["error"].shape for each in found.values()} == {(2, 3)}
+    found = compare(bench, cases, arms, (4, 5, 6), ("inverted", "shared"))
+    assert found.keys() == {"inverted", "shared"}
+    for of_start in found.values():
+        assert {each["error"].shape for each in of_start.values()} == {(2, 3)}
     seeds = {
         (steps, start): [s for *kind, s in calls if kind == [steps, start]]
         for steps in (0, 1)
@@ -141,8 +143,11 @@ def test_what_does_not_depend_on_the_seed_is_computed_once_a_case(bench, monkeyp
 
 
 def test_what_there_is_nothing_of_is_refused(bench):
-    for cases, seeds, got in (([], (0,), "0 cases and 1"), ([draw_case(0, 0, 3)], (), "1 cases")):
-        with pytest.raises(ValueError, match=f"at least one case and one seed, got {got}"):
+    for cases, seeds, got in (
+        ([], (0,), "0 cases, 1 seeds"),
+        ([draw_case(0, 0, 3)], (), "1 cases, 0 seeds"),
+    ):
+        with pytest.raises(ValueError, match=f"at least one case, seed and start, got {got}"):
             compare(bench, cases, {"key": KEY_FRAME}, seeds)
     with pytest.raises(ValueError, match="want trained='projections' of a tuned arm without br"):
         Arm(steps=1, branches=False)
@@ -151,3 +156,12 @@ def test_what_there_is_nothing_of_is_refused(bench):
 def test_scenes_of_a_case_are_what_its_prompts_say():
     case = draw_case(2, 0, 2)
     assert scene.caption(**case.truth.words()).startswith(case.prompt)
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "told"),
+    [(-0.3, 0.2, True), (0.3, 0.2, True), (0.1, 0.2, False), (0.01, 0.04, True)],
+)
+def test_a_difference_tells_something_apart_from_zero_or_close_to_it(mean, half, told):
+    found = Difference(mean, half).resolved(0.05)
+    assert (found["error"] <= found["needs"]) is told

@@ -35,6 +35,7 @@ from core.controlvideo import scenes as scene
 from core.controlvideo import small
 from core.controlvideo.metrics import score
 from core.provenance import provenance
+from core.train.checkpoint import write_json
 from core.train.progress import Show
 from core.train.seeds import generator
 
@@ -83,19 +84,15 @@ class Run:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()) and not (out / MANIFEST).exists():
             raise ValueError(f"want an empty folder, or one with a {MANIFEST}, got {out}")
+        if not all(isinstance(n, dict) and "settings" in n for n in self.notes().values()):
+            raise ValueError(f"want stages with their settings in {out / MANIFEST}, got others")
         self.scheduler = small.make_scheduler(small.LEARNT)
-        self.note(self.notes())
+        write_json(out / MANIFEST, self.notes())
 
     def notes(self) -> dict[str, Any]:
         """Return what is noted of each stage that is done."""
         path = self.out / MANIFEST
         return json.loads(path.read_text()) if path.exists() else {}
-
-    def note(self, notes: dict[str, Any]) -> None:
-        """Write the notes, whole or not at all."""
-        part = self.out / f"{MANIFEST}.part"
-        part.write_text(json.dumps(notes, indent=1) + "\n")
-        part.rename(self.out / MANIFEST)
 
     def done(self, stage: str, settings: dict[str, Any]) -> bool:
         """Return whether a stage is done.
@@ -119,7 +116,7 @@ class Run:
             "files": {str(f.relative_to(self.out)): digest(f) for f in found},
             "made": provenance(HERE),
         }
-        self.note(self.notes() | {stage: content})
+        write_json(self.out / MANIFEST, self.notes() | {stage: content})
 
     def settings(self, *names: str) -> dict[str, Any]:
         """Return the recipe's values of these, and of what all stages share."""

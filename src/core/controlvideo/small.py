@@ -128,8 +128,8 @@ def make_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
 
 
 LEARNT, SAMPLED = 1000, 730
-"""Steps of noise that the model learns, and from which it samples: sqrt(alpha_bar) is 0.068 there,
-as at the last step of Stable Diffusion."""
+"""Steps of noise that the model learns, and from which it samples: sqrt(alpha_bar) is 0.067 there,
+and 0.068 at the last step of Stable Diffusion."""
 
 
 def make_scheduler(steps: int = SAMPLED) -> DDIMScheduler:

@@ -196,17 +196,26 @@ class Bench:
         return out.frames
 
     def score(
-        self, case: Case, arm: Arm, seeds: Sequence[int] = (0,), *, start: Start = "inverted"
-    ) -> list[Score]:
-        """Tune an arm on a case and score its edits, one for each seed of start and tuning.
+        self,
+        case: Case,
+        arm: Arm,
+        seeds: Sequence[int] = (0,),
+        starts: Sequence[Start] = ("inverted",),
+    ) -> dict[Start, list[Score]]:
+        """Tune an arm on a case and score its edits, one for each start and seed.
 
         An arm that is not tuned, from an inversion, has nothing random: it is edited once.
         """
-        found, random = [], arm.steps or start != "inverted"
-        for seed in seeds if random else seeds[:1]:
-            self.prepare(case, arm, seed)
-            found.append(score(self.edit(case, arm, seed, start=start), case.truth))
-        return found if random else found * len(seeds)
+        found: dict[Start, list[Score]] = {start: [] for start in starts}
+        for seed in seeds:
+            left: list[Start] = [s for s in starts if arm.steps or s != "inverted" or not found[s]]
+            if left:
+                self.prepare(case, arm, seed)
+            for start in left:
+                found[start].append(score(self.edit(case, arm, seed, start=start), case.truth))
+        return {
+            start: each if len(each) > 1 else each * len(seeds) for start, each in found.items()
+        }
 
 
 def compare(
@@ -214,24 +223,26 @@ def compare(
     cases: Sequence[Case],
     arms: Mapping[Any, Arm],
     seeds: Sequence[int],
-    *,
-    start: Start = "inverted",
-) -> dict[Any, dict[str, np.ndarray]]:
-    """Return each arm's scores, arm -> name of the number -> `[cases, seeds]`.
+    starts: Sequence[Start] = ("inverted",),
+) -> dict[Start, dict[Any, dict[str, np.ndarray]]]:
+    """Return the scores of arms, start -> arm -> name of the number -> `[cases, seeds]`.
 
     Raises:
-        ValueError: no cases or no seeds.
+        ValueError: no cases, no seeds or no starts.
     """
-    if not cases or not seeds:
+    if not cases or not seeds or not starts:
         raise ValueError(
-            f"want at least one case and one seed, got {len(cases)} cases and {len(seeds)} seeds"
+            f"want at least one case, seed and start, got {len(cases)} cases, {len(seeds)} seeds "
+            f"and {len(starts)} starts"
         )
-    out = {}
+    out: dict[Start, dict[Any, dict[str, np.ndarray]]] = {start: {} for start in starts}
     for name, arm in arms.items():
-        rows = [[s.asdict() for s in bench.score(case, arm, seeds, start=start)] for case in cases]
-        out[name] = {
-            key: np.array([[each[key] for each in row] for row in rows]) for key in rows[0][0]
-        }
+        scored = [bench.score(case, arm, seeds, starts) for case in cases]
+        for start in starts:
+            rows = [[s.asdict() for s in each[start]] for each in scored]
+            out[start][name] = {
+                key: np.array([[each[key] for each in row] for row in rows]) for key in rows[0][0]
+            }
     return out
 
 
@@ -255,6 +266,17 @@ class Difference:
     def above(self) -> bool:
         """Whether it lies above."""
         return self.mean - self.half > 0
+
+    def resolved(self, least: float) -> dict[str, float]:
+        """Return what a ledger's `record` takes for how much a run can tell.
+
+        It tells something where zero lies outside the interval, and where the interval is narrower
+        than the least difference that would matter.
+
+        Args:
+            least: that difference.
+        """
+        return {"error": self.half, "needs": max(least, abs(self.mean))}
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> Difference:
