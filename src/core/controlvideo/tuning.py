@@ -212,9 +212,8 @@ class Tuner:
         noised = scheduler.add_noise(x, noise, t)
         predict = self.pipe.predictor(self.edit, self.controls, self.scales, self.recipe.keys)
         found = predict(noised, t[0], self.text)
-        if scheduler.config["prediction_type"] == "v_prediction":
-            noise = scheduler.get_velocity(x, noise, t.expand(len(x)))
-        return (found.float() - noise.float()).square().mean()
+        wanted = to_predict(scheduler, x, noise, t.expand(len(x)))
+        return (found.float() - wanted.float()).square().mean()
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint."""
@@ -233,6 +232,13 @@ class Tuner:
         for p in self.trained:
             p.requires_grad_(True)
         self.done = load(path, self.pipe.adapter, self.optimizer, run=self.identity)
+
+
+def to_predict(scheduler: Any, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """Return what a model of this scheduler has to predict, the noise or v, like `x`."""
+    if scheduler.config["prediction_type"] == "v_prediction":
+        return scheduler.get_velocity(x, noise, t)
+    return noise
 
 
 @contextmanager
