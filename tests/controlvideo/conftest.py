@@ -1,5 +1,8 @@
 """A small UNet with a ControlNet, at random: no convolution of it is zero."""
 
+import resource
+from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -81,10 +84,13 @@ def parts(models):
     """Return a Stable Diffusion checkpoint's parts, tiny and random."""
     unet, nets = models
     words = ["a", "red", "blue", "disc"]
-    vocab = {"<|startoftext|>": 0, "<|endoftext|>": 1}
-    for word in words:
-        for piece in (*word, word + "</w>", word[-1] + "</w>"):
+    vocab, merges = {"<|startoftext|>": 0, "<|endoftext|>": 1}, []
+    for word in words:  # each is one token, by pieces that grow letter by letter
+        *letters, last = *word[:-1], word[-1] + "</w>"
+        grown = list(accumulate([*letters, last]))
+        for piece in (*word, last, *grown):
             vocab.setdefault(piece, len(vocab))
+        merges += zip(grown, [*letters, last][1:], strict=False)
     torch.manual_seed(1)
     text = CLIPTextConfig(
         vocab_size=len(vocab),
@@ -107,7 +113,7 @@ def parts(models):
     return {
         "vae": AutoencoderKL(**tiny).eval(),
         "text_encoder": CLIPTextModel(text).eval(),
-        "tokenizer": CLIPTokenizer(vocab=vocab, merges=[], model_max_length=8),
+        "tokenizer": CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=8),
         "unet": unet,
         "controlnet": nets[0],
         "scheduler": DDIMScheduler(
@@ -138,3 +144,19 @@ def checkpoints(_kept, request):
             net.save_pretrained(_kept / f"net{i}")
         made.save_pretrained(_kept / "base")
     return _kept
+
+
+@pytest.fixture
+def full():
+    """Have files of this process end at 4,096 bytes: what a quota or a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    @contextmanager
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
