@@ -1,7 +1,9 @@
 """A small UNet with a ControlNet, at random: no convolution of it is zero."""
 
 import resource
+import shlex
 from contextlib import contextmanager
+from fractions import Fraction
 from itertools import accumulate
 from typing import Any
 
@@ -13,6 +15,9 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from core.controlvideo.__main__ import main
+from core.controlvideo.video import Video, write
 
 
 @pytest.fixture
@@ -160,3 +165,31 @@ def full():
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limited
+
+
+@pytest.fixture
+def here(checkpoints, tmp_path, monkeypatch):
+    """A folder to be in: models, and a film of 12 frames of 20 x 32, 24 a second."""
+    pytest.importorskip("av")
+    for path in checkpoints.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    blocks = torch.rand(1, 3, 5, 8, generator=torch.Generator().manual_seed(0))
+    still = blocks.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    moving = torch.cat([still.roll(2 * i, 3) for i in range(12)])
+    write(tmp_path / "in.mp4", Video(moving, Fraction(24)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def cli(capsys):
+    """Run a command line; return its exit code, and what it told on standard error."""
+
+    def runs(line):
+        capsys.readouterr()
+        code = main(shlex.split(line))
+        told = capsys.readouterr().err
+        assert "Traceback" not in told
+        return code, told
+
+    return runs

@@ -40,11 +40,11 @@ from core.train.command import declining, end_of, option, take_sigterm
 from core.train.folder import check_out
 
 WRONG = (ValueError, OSError, ImportError)
-SMALLER = "take fewer --frames, a smaller --height and --width, or"
+SMALLER = "take fewer --frames, a smaller --height and --width,"
 MEMORY = {
-    "edit": f"{SMALLER} --checkpointing; once it is tuned, --resume with --dtype bfloat16",
-    "tune": f"{SMALLER} --checkpointing",
-    "render": f"{SMALLER} --windows, --dtype bfloat16",
+    "edit": f"{SMALLER} or --checkpointing; once it is tuned, --resume with --dtype bfloat16",
+    "tune": f"{SMALLER} or --checkpointing",
+    "render": f"{SMALLER} --windows, or --dtype bfloat16",
 }
 """What to do where it is short, by command; tuning is in float32."""
 

@@ -156,7 +156,8 @@ SAMPLING = together(
         "--stream",
         type=COUNT,
         callback=stream,
-        help="For a very long video: frames at once; without temporal branches, which need all.",
+        help="For a very long video: frames at once; without temporal branches, which need all: "
+        "tune with --trained projections.",
     ),
     option(
         "--preview",
