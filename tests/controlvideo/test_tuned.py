@@ -116,10 +116,10 @@ def test_a_loss_that_is_no_number_is_told(here, cli):
 
 def test_a_run_goes_on_with_less_memory_even_from_before_its_first_step(here, cli, monkeypatch):
     def stops(error):
-        def step(_):
+        def steps(*_):
             raise error
 
-        monkeypatch.setattr(module.Tuning, "_steps", lambda *_: step(_))
+        monkeypatch.setattr(module.Tuning, "_steps", steps)
 
     line = f"tune in.mp4 {MAKE} {TUNE} --out out"
     stops(torch.OutOfMemoryError("no more"))
@@ -134,5 +134,5 @@ def test_a_run_goes_on_with_less_memory_even_from_before_its_first_step(here, cl
     monkeypatch.chdir(here)
     assert cli(f"{line} --checkpointing --resume")[0] == 0
     assert cli(f"tune in.mp4 {MAKE} {TUNE} --out whole")[0] == 0
-    # sums of float32 in the same order, but for what is computed again: the same to the bit
+    # what is computed again is the same to the bit
     assert weights(here / "out") == weights(here / "whole")

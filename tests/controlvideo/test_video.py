@@ -219,9 +219,11 @@ def deep_pixels(folder):
 def a_film_without_its_first_picture(folder):
     """The others say only what changed since: nothing can be shown."""
     with av.open(str(folder / "in.mkv"), "w") as film:
-        stream = film.add_stream("libx264", rate=8)
+        one_whole = {"x264-params": "bframes=0:keyint=99:scenecut=0"}
+        stream = film.add_stream("libx264", rate=8, options=one_whole)
         stream.height, stream.width, stream.pix_fmt = 16, 16, "yuv420p"
-        pictures = [av.VideoFrame(16, 16, "yuv420p") for _ in range(4)]
+        grey = np.full((16, 16, 3), 100, np.uint8)
+        pictures = [av.VideoFrame.from_ndarray(grey, "rgb24") for _ in range(4)]
         packets = [packet for one in (*pictures, None) for packet in stream.encode(one)]
         for packet in packets[1:]:
             film.mux(packet)
