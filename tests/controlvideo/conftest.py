@@ -1,5 +1,10 @@
 """A small UNet with a ControlNet, at random: no convolution of it is zero."""
 
+import resource
+import shlex
+from contextlib import contextmanager
+from fractions import Fraction
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -10,6 +15,9 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from core.controlvideo.__main__ import main
+from core.controlvideo.video import Video, write
 
 
 @pytest.fixture
@@ -81,10 +89,13 @@ def parts(models):
     """Return a Stable Diffusion checkpoint's parts, tiny and random."""
     unet, nets = models
     words = ["a", "red", "blue", "disc"]
-    vocab = {"<|startoftext|>": 0, "<|endoftext|>": 1}
-    for word in words:
-        for piece in (*word, word + "</w>", word[-1] + "</w>"):
+    vocab, merges = {"<|startoftext|>": 0, "<|endoftext|>": 1}, []
+    for word in words:  # each is one token, by pieces that grow letter by letter
+        *letters, last = *word[:-1], word[-1] + "</w>"
+        grown = list(accumulate([*letters, last]))
+        for piece in (*word, last, *grown):
             vocab.setdefault(piece, len(vocab))
+        merges += zip(grown, [*letters, last][1:], strict=False)
     torch.manual_seed(1)
     text = CLIPTextConfig(
         vocab_size=len(vocab),
@@ -107,7 +118,7 @@ def parts(models):
     return {
         "vae": AutoencoderKL(**tiny).eval(),
         "text_encoder": CLIPTextModel(text).eval(),
-        "tokenizer": CLIPTokenizer(vocab=vocab, merges=[], model_max_length=8),
+        "tokenizer": CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=8),
         "unet": unet,
         "controlnet": nets[0],
         "scheduler": DDIMScheduler(
@@ -138,3 +149,47 @@ def checkpoints(_kept, request):
             net.save_pretrained(_kept / f"net{i}")
         made.save_pretrained(_kept / "base")
     return _kept
+
+
+@pytest.fixture
+def full():
+    """Have files of this process end at 4,096 bytes: what a quota or a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    @contextmanager
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
+
+
+@pytest.fixture
+def here(checkpoints, tmp_path, monkeypatch):
+    """A folder to be in: models, and a film of 12 frames of 20 x 32, 24 a second."""
+    pytest.importorskip("av")
+    for path in checkpoints.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    blocks = torch.rand(1, 3, 5, 8, generator=torch.Generator().manual_seed(0))
+    still = blocks.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    moving = torch.cat([still.roll(2 * i, 3) for i in range(12)])
+    write(tmp_path / "in.mp4", Video(moving, Fraction(24)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def cli(capsys):
+    """Run a command line; return its exit code, and what it told on standard error."""
+
+    def runs(line):
+        capsys.readouterr()
+        code = main(shlex.split(line))
+        told = capsys.readouterr().err
+        assert "Traceback" not in told
+        return code, told
+
+    return runs

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from huggingface_hub import constants
 
@@ -72,6 +74,41 @@ def test_another_scheduler_says_its_noise(checkpoints, tmp_path):
     assert not config["clip_sample"]
 
 
+def test_several_controlnets_of_one_are_one(checkpoints, tmp_path):
+    pipe = load(checkpoints / "base", [checkpoints / "net0"])
+    one = pipe.controlnet
+    pipe.register_modules(controlnet=MultiControlNetModel([one]))
+    pipe.save_pretrained(tmp_path / "saved")
+    for again in (
+        load(tmp_path / "saved"),
+        load(checkpoints / "base", [tmp_path / "saved" / "controlnet"]),
+    ):
+        assert isinstance(again.controlnet, ControlNetModel)
+        assert same(one, again.controlnet)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_the_most_steps_are_those_whose_times_the_scheduler_has(
+    checkpoints, tmp_path, spacing, offset
+):
+    shutil.copytree(checkpoints / "base", tmp_path / "base")
+    change(
+        tmp_path / "base" / "scheduler" / "scheduler_config.json",
+        num_train_timesteps=20,
+        timestep_spacing=spacing,
+        steps_offset=offset,
+    )
+    found = find(tmp_path / "base", [checkpoints / "net0"])
+    scheduler = found.load().scheduler
+    for steps in range(1, found.steps + 1):
+        scheduler.set_timesteps(steps)
+        assert scheduler.timesteps.max() < 20
+    if found.steps < 20:
+        scheduler.set_timesteps(found.steps + 1)
+        assert scheduler.timesteps.max() == 20
+
+
 def test_a_base_without_a_vae_works_on_pixels(checkpoints, tmp_path):
     shutil.copytree(checkpoints / "base", tmp_path / "base")
     change(tmp_path / "base" / "model_index.json", vae=[None, None])
@@ -115,6 +152,11 @@ FLUX = {
             "its unet is a UNet3DConditionModel",
         ),
         ("base/unet/config.json", {"addition_embed_type": "text_time"}, "text_time.*SDXL"),
+        (
+            "base/unet/config.json",
+            {"time_cond_proj_dim": 256},
+            r"want a UNet of .* got a latent consistency model, .*time_cond_proj_dim 256",
+        ),
         ("base/unet/config.json", {"in_channels": 9}, "9 channels in and 3 out: .* inpainting"),
         ("base/unet/config.json", {"cross_attention_dim": 12}, "of width 12 .* encoder of 8"),
         (

@@ -27,10 +27,11 @@ from core.controlvideo._asked import (
     device_of,
     given_of,
     made_of,
-    note_words,
     recipe_of,
 )
 from core.controlvideo._made import FILE, Made, Scene, scene
+from core.controlvideo._notes import notes
+from core.controlvideo._places import check_apart
 from core.controlvideo._tuned import RESULT, Tuning
 from core.controlvideo.pipeline import ControlVideoPipeline
 from core.controlvideo.predictor import check_long
@@ -39,6 +40,13 @@ from core.train.command import declining, end_of, option, take_sigterm
 from core.train.folder import check_out
 
 WRONG = (ValueError, OSError, ImportError)
+SMALLER = "take fewer --frames, a smaller --height and --width,"
+MEMORY = {
+    "edit": f"{SMALLER} or --checkpointing; once it is tuned, --resume with --dtype bfloat16",
+    "tune": f"{SMALLER} or --checkpointing",
+    "render": f"{SMALLER} --windows, or --dtype bfloat16",
+}
+"""What to do where it is short, by command; tuning is in float32."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -64,12 +72,13 @@ def edit(source: Path, out: Path, **asked: Any) -> None:
         made, device = made_of(source, asked), device_of(asked)
         tuned, tuning = out.with_name(f"{out.stem}.tuned"), None
         if not asked["preview"]:
+            check_apart(tuned, *made.videos)
             check_out(tuned, resume=asked["resume"], results=(RESULT,))
         on = _scene(made, asked, out, device)
         if not asked["preview"]:
             tuning = Tuning(made, on, recipe_of(asked, made), tuned, device=device)
         pipe = tuning.pipe if tuning else on.checkpoint.load(device=device)
-    note_words(pipe.tokenizer, prompt=made.prompt, edit=asked["edit"], negative=asked["negative"])
+    _note(pipe, made.prompt, asked["edit"], asked["negative"])
     if tuning:
         tuning.tune(save_every=asked["save_every"])
     _render(pipe, on, made, asked, out)
@@ -90,9 +99,10 @@ def tune(source: Path, out: Path, **asked: Any) -> None:
     with declining(*WRONG):
         check_out(out, resume=asked["resume"], results=(RESULT,))
         made, device = made_of(source, asked), device_of(asked)
+        check_apart(out, *made.videos)
         recipe = recipe_of(asked, made)
         tuning = Tuning(made, scene(made, device), recipe, out, device=device)
-    note_words(tuning.pipe.tokenizer, prompt=made.prompt)
+    _note(tuning.pipe, made.prompt)
     tuning.tune(save_every=asked["save_every"])
     click.echo(f"done: {out / RESULT}")
 
@@ -116,7 +126,7 @@ def render(source: Path, adapter: Path, out: Path, **asked: Any) -> int:
         made, device = Made.of(folder, **given), device_of(asked)
         on = _scene(made, asked, out, device)
         pipe = on.checkpoint.load(folder, device=device)
-    note_words(pipe.tokenizer, prompt=made.prompt, edit=asked["edit"], negative=asked["negative"])
+    _note(pipe, made.prompt, asked["edit"], asked["negative"])
     try:
         _render(pipe, on, made, asked, out)
     except KeyboardInterrupt:
@@ -136,12 +146,44 @@ def _check_sampling(asked: dict[str, Any], out: Path) -> None:
 
 
 def _scene(made: Made, asked: dict[str, Any], out: Path, device: torch.device) -> Scene:
-    long = asked["stream"] or asked["windows"]
-    check_long(long, made.norm, "key", asked["stream"] is None)
+    check_apart(out, *made.videos)
+    _check_long(made, asked)
     on = scene(made, device)
     H, W = on.source.frames.shape[2:]
-    check_target(out, size=(H, W))
+    check_target(out, size=(H, W), rate=_rate(on, asked))
+    if asked["sample_steps"] > on.checkpoint.steps:
+        raise ValueError(
+            f"want at most {on.checkpoint.steps} --sample-steps, by the scheduler of {made.base}, "
+            f"got {asked['sample_steps']}"
+        )
     return on
+
+
+def _check_long(made: Made, asked: dict[str, Any]) -> None:
+    long = asked["stream"] or asked["windows"]
+    check_long(long, made.norm, "key", asked["stream"] is None)
+    if asked["windows"] and made.keys != (0,):
+        raise ValueError(
+            "want --key 0 with --windows, whose own first frames are their keys, got "
+            + ", ".join(map(str, made.keys))
+        )
+    if asked["stream"] and made.trained != "projections":
+        raise ValueError(
+            "want an adapter that was tuned with --trained projections for a --stream, which "
+            f"leaves temporal branches out, got one with {made.trained}: tune another, or take "
+            "--windows"
+        )
+
+
+def _rate(on: Scene, asked: dict[str, Any]) -> Fraction:
+    rate = on.source.rate if asked["rate"] is None else Fraction(asked["rate"])
+    return rate.limit_denominator(10**6)
+
+
+def _note(pipe: ControlVideoPipeline, *prompts: str) -> None:
+    """Have the pipeline warn of prompts before the work, and not in the midst of it."""
+    for prompt in prompts:
+        pipe.encode_prompt(prompt)
 
 
 def _render(
@@ -169,16 +211,16 @@ def _render(
     else:
         long = asked["stream"] or asked["windows"]
         frames = pipe(asked["edit"], on.control, keys=made.keys, long=long, **options).frames
-    rate = on.source.rate if asked["rate"] is None else Fraction(asked["rate"])
-    write(out, Video(frames, rate.limit_denominator(10**6)))
+    write(out, Video(frames, _rate(on, asked)))
     click.echo(f"done: {out}")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line, that of this process if none is given; return the exit code."""
-    memory = "take fewer --frames, a smaller --height and --width, --checkpointing, or --dtype"
     given = sys.argv[1:] if arguments is None else arguments
-    code = end_of(cli, given or ["--help"], "python -m core.controlvideo", memory=memory)
+    memory = MEMORY.get(given[0], "") if given else ""
+    with notes():
+        code = end_of(cli, given or ["--help"], "python -m core.controlvideo", memory=memory)
     return code if given else 2
 
 

@@ -1,5 +1,6 @@
 """What the command line of `core.controlvideo` is asked."""
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import click
 import torch
 
-from core.controlvideo._made import ALL_FRAMES, Made
+from core.controlvideo._made import ALL_FRAMES, Made, is_kind
 from core.controlvideo.annotators import KINDS
 from core.controlvideo.predictor import Stream
 from core.controlvideo.tuning import Recipe
@@ -22,7 +23,22 @@ OTHER = 300
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FOLDER = click.Path(path_type=Path)
 COUNT = click.IntRange(1)
-ABOVE_ZERO = click.FloatRange(0, min_open=True)
+
+
+class Finite(click.FloatRange):
+    """A number, neither infinity nor none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return it."""
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"want a finite number, got {value}", param, ctx)
+        return found
+
+
+ABOVE_ZERO = Finite(0, min_open=True)
 
 
 def frames(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
@@ -79,7 +95,9 @@ MADE = together(
         help=f"What each ControlNet sees: {', '.join(KINDS)}, or a video of it. canny=LOW,HIGH "
         "sets thresholds, depth=FOLDER says where weights are.  [default: canny]",
     ),
-    option("--scale", "scales", type=float, multiple=True, help="Of each control.  [default: 1]"),
+    option(
+        "--scale", "scales", type=Finite(), multiple=True, help="Of each control.  [default: 1]"
+    ),
     option("--frames", callback=frames, help="To take from the video, or all.  [default: 8]"),
     option("--first", type=click.IntRange(0), help="Number of the first.  [default: 0]"),
     option("--stride", type=COUNT, help="From one to the next; else as even as can be."),
@@ -116,7 +134,7 @@ TUNING = together(
         "--trained",
         type=click.Choice(["projections", "temporal", "both"]),
         help="Output projections of self-attention, temporal branches, or both.  "
-        "[default: both; out for a --stream]",
+        "[default: both; for a --stream projections]",
     ),
     option("--checkpointing", is_flag=True, help="Less memory, more time."),
     option("--save-every", type=COUNT, default=50, help="Steps between two checkpoints."),
@@ -132,13 +150,14 @@ SAMPLING = together(
         help="From the source's inversion, one noise for all frames, or one for each.",
     ),
     option("--sample-steps", type=COUNT, default=50, help="Of the sampler, and of inversion."),
-    option("--guidance", type=float, default=12.0, help="1 or below is none."),
+    option("--guidance", type=Finite(), default=12.0, help="1 or below is none."),
     option("--windows", callback=windows, metavar="SIZE,OVERLAP", help="For a long video."),
     option(
         "--stream",
         type=COUNT,
         callback=stream,
-        help="For a very long video: frames at once; without temporal branches, which need all.",
+        help="For a very long video: frames at once; without temporal branches, which need all: "
+        "tune with --trained projections.",
     ),
     option(
         "--preview",
@@ -174,16 +193,17 @@ def made_of(source: Path, asked: dict[str, Any]) -> Made:
     for name in ("prompt", "base"):
         if name not in given:
             raise ValueError(f"want --{name}, got none")
-    return Made(source=_absolute(str(source)), **given)
+    trained = asked["trained"] or ("projections" if asked.get("stream") else "both")
+    return Made(**given | {"source": _absolute(str(source)), "trained": trained})
 
 
 def given_of(asked: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of `Made` that were given, with paths that hold from everywhere."""
     fields = [name for name in Made.__dataclass_fields__ if name in asked]
     given = {name: asked[name] for name in fields if asked[name] not in (None, ())}
-    for name in ("controlnets", "controls"):
+    for name, absolute in (("controlnets", _absolute), ("controls", _control)):
         if name in given:
-            given[name] = tuple(map(_absolute, given[name]))
+            given[name] = tuple(map(absolute, given[name]))
     if "base" in given:
         given["base"] = _absolute(given["base"])
     return given
@@ -195,7 +215,7 @@ def recipe_of(asked: dict[str, Any], made: Made) -> Recipe:
     return Recipe(
         steps=asked["steps"] or STEPS.get(kinds[0], OTHER),
         learning_rate=asked["lr"],
-        trained=asked["trained"] or ("projections" if asked.get("stream") else "both"),
+        trained=made.trained,
         norm=made.norm,
         keys=made.keys,
         seed=asked["seed"],
@@ -215,21 +235,12 @@ def device_of(asked: dict[str, Any]) -> torch.device:
     return torch.device("cuda" if there and asked["device"] != "cpu" else "cpu")
 
 
-def note_words(tokenizer: Any, **prompts: str) -> None:
-    """Say which words of a prompt the model will not see."""
-    for name, prompt in prompts.items():
-        unknown = [
-            word
-            for word in prompt.split()
-            if tokenizer.unk_token_id in tokenizer(word, add_special_tokens=False).input_ids
-        ]
-        if unknown:
-            told = ", ".join(map(repr, unknown))
-            click.echo(f"note: --{name}: the tokenizer does not know {told}", err=True)
-        have, most = len(tokenizer(prompt, verbose=False).input_ids), tokenizer.model_max_length
-        if have > most:
-            told = f"note: --{name} is {have} tokens, the model reads {most}: its end is cut off"
-            click.echo(told, err=True)
+def _control(given: str) -> str:
+    """Return a control with a path that holds from everywhere: a video's, or after a kind's `=`."""
+    if not is_kind(given):
+        return _absolute(given)
+    kind, _, how = given.partition("=")
+    return f"{kind}={_absolute(how)}" if how and kind != "canny" else given
 
 
 def _absolute(given: str) -> str:

@@ -37,8 +37,12 @@ def of_film(
         images, seen = _pictures(path, pick(N), fitted)
         if len(images) < len(pick(N)):  # packets that show nothing, or a damaged end
             N = seen
+            if not N:
+                raise _empty(path)
             images, _ = _pictures(path, pick(N), fitted)
-    except (av.error.FFmpegError, EOFError) as error:
+    except av.error.EOFError as error:  # a head without a frame
+        raise _empty(path) from error
+    except av.error.FFmpegError as error:
         raise ValueError(f"{path} is no film that can be read: {first_line(error)}") from error
     return images, rate, N
 
@@ -46,6 +50,8 @@ def of_film(
 def _count(path: Path) -> tuple[int, Fraction]:
     """Return how many frames a film has, by its packets, and how many a second."""
     with _av().open(str(path)) as film:
+        if not film.streams:  # as mov has it where no frame was written
+            raise _empty(path)
         if not film.streams.video:
             raise ValueError(f"want a film with pictures, got none in {path}")
         stream = film.streams.video[0]
@@ -56,7 +62,7 @@ def _count(path: Path) -> tuple[int, Fraction]:
         if path.suffix.lower() == ".gif" and ticks:  # whose frames last as long as they say
             rate = N / (ticks * stream.time_base)
     if not N:
-        raise ValueError(f"want at least one frame, got none in {path}")
+        raise _empty(path)
     return N, Fraction(rate)
 
 
@@ -101,13 +107,7 @@ def mp4(pixels: NDArray[np.uint8], rate: Fraction) -> bytes:
 
 
 def gif(pixels: NDArray[np.uint8], rate: Fraction) -> bytes:
-    """Return frames `[F, H, W, 3]` in 0..255 as a gif that repeats.
-
-    Raises:
-        ValueError: it is faster than players show it.
-    """
-    if rate > 50:
-        raise ValueError(f"want at most 50 frames a second in a gif, got {float(rate):.4g}")
+    """Return frames `[F, H, W, 3]` in 0..255 as a gif that repeats."""
     av, buffer = _av(), io.BytesIO()
     with av.open(buffer, "w", format="gif") as film:
         stream = film.add_stream("gif", rate=rate)
@@ -145,6 +145,19 @@ def first_line(error: BaseException) -> str:
     """Return what an error says, in a line."""
     told = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return told.splitlines()[0]
+
+
+def check_films() -> None:
+    """Refuse to go on where films cannot be read and written.
+
+    Raises:
+        ImportError: PyAV is not installed.
+    """
+    _av()
+
+
+def _empty(path: Path) -> ValueError:
+    return ValueError(f"want at least one frame, got none in {path}")
 
 
 def _av() -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor
 from core.controlvideo.annotators import KINDS, annotate, check_kind
 from core.controlvideo.checkpoint import Checkpoint, find
 from core.controlvideo.norms import Norm
+from core.controlvideo.tuning import Trained
 from core.controlvideo.video import ALL, Fit, Pick, Video, check_size, read
 from core.train.checkpoint import plain, write_json
 
@@ -40,11 +41,17 @@ class Made:
     fit: Fit = "crop"
     norm: Norm = "frame"
     keys: tuple[int, ...] = (0,)
+    trained: Trained = "both"
 
     @property
     def pick(self) -> Pick:
         """Which frames of the video."""
         return Pick(self.frames or None, self.first, self.stride)
+
+    @property
+    def videos(self) -> list[str]:
+        """What is read: the source, and controls that are videos."""
+        return [self.source, *(each for each in self.controls if not is_kind(each))]
 
     def identity(self) -> dict[str, Any]:
         """Return what a run is, by name."""
@@ -123,7 +130,7 @@ def _size(made: Made, checkpoint: Checkpoint) -> tuple[int, int]:
 
 
 def _check_control(asked: str) -> None:
-    if _is_kind(asked):
+    if is_kind(asked):
         check_kind(asked)
     elif not Path(asked).exists():
         raise ValueError(
@@ -131,13 +138,14 @@ def _check_control(asked: str) -> None:
         )
 
 
-def _is_kind(asked: str) -> bool:
+def is_kind(asked: str) -> bool:
+    """Return whether a control is made here, and no video of it."""
     return asked.partition("=")[0] in KINDS
 
 
 def _control(asked: str, source: Video, made: Made, device: torch.device | str) -> Tensor:
     """Return a control, of which the frames are picked as the source's were, or already are."""
-    if _is_kind(asked):
+    if is_kind(asked):
         return annotate(source.frames, [asked], device=device)[0]
     F, size = len(source.frames), (source.frames.shape[2], source.frames.shape[3])
     found = read(asked, ALL, size=size, fit=made.fit)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from core.controlvideo._made import Made, Scene
 from core.controlvideo.pipeline import ControlVideoPipeline
@@ -35,6 +36,7 @@ class Tuning:
         self.identity = made.identity() | {
             name: plain(value) for name, value in dataclasses.asdict(recipe).items()
         }
+        self.identity.pop("checkpointing")  # a run may go on with less memory
         found = checkpoints(out / "checkpoints")
         done = int(found[-1].stem.removeprefix("step-")) if found else 0
         self.finished = self.folder.check(self.identity, done=done, steps=recipe.steps)
@@ -82,7 +84,10 @@ class Tuning:
         if self.folder.result.exists():
             return
         with self.folder.whole_result() as new:
-            self.pipe.adapter.save_pretrained(new)
+            try:
+                self.pipe.adapter.save_pretrained(new)
+            except SafetensorError as error:  # what it makes of a full disk
+                raise OSError(f"{self.folder.result} could not be written: {error}") from error
             self.made.save(new)
 
     def _record(

@@ -50,6 +50,8 @@ class Checkpoint:
     """Of which the sides of a video are multiples."""
     size: tuple[int, int] | None
     """H and W that the base was trained at, if it says so."""
+    steps: int
+    """Most that sampling can take, by the scheduler."""
     pixels: bool
     """Whether the UNet works on pixels: there is no VAE."""
 
@@ -71,6 +73,9 @@ class Checkpoint:
             ValueError: weights that are not there, or an adapter of other models.
         """
         pipe = self._parts() if self.controlnets else self._saved()
+        nets = getattr(pipe.controlnet, "nets", ())
+        if len(nets) == 1:  # several of one, which would want a list of one control
+            pipe.register_modules(controlnet=nets[0])
         if adapter is not None:
             pipe.register_modules(adapter=_adapter(adapter, pipe))
         for part in pipe.components.values():
@@ -135,6 +140,7 @@ def find(base: str | Path, controlnets: Sequence[str | Path] = ()) -> Checkpoint
         count=len(configs),
         factor=ratio * 2 ** (len(unet["block_out_channels"]) - 1),
         size=None if H is None else (H * ratio, W * ratio),
+        steps=_steps(place),
         pixels=pixels,
     )
 
@@ -189,6 +195,11 @@ def _check_unet(place: str, unet: Mapping[str, Any]) -> None:
     if unet.get("addition_embed_type") or unet.get("class_embed_type"):
         told = unet.get("addition_embed_type") or unet.get("class_embed_type")
         raise ValueError(f"{wanted}, got one that is told more than text ({told}), as SDXL's")
+    if unet.get("time_cond_proj_dim") is not None:
+        raise ValueError(
+            f"{wanted}, got a latent consistency model, which is told its guidance "
+            f"(time_cond_proj_dim {unet['time_cond_proj_dim']}) and samples by steps of its own"
+        )
     if unet["in_channels"] != unet["out_channels"]:
         raise ValueError(
             f"{wanted}, got one of {unet['in_channels']} channels in and {unet['out_channels']} "
@@ -231,6 +242,13 @@ def _check_controlnet(
 def _scheduler(base: str) -> Any:
     config: Any = NOISE | _json(base, "scheduler/scheduler_config.json")
     return DDIMScheduler.from_config(config)
+
+
+def _steps(base: str) -> int:
+    ours = {"num_train_timesteps": 1000, "timestep_spacing": "leading"}  # DDIM's own
+    config = ours | NOISE | _json(base, "scheduler/scheduler_config.json")
+    first = config["steps_offset"] if config["timestep_spacing"] == "leading" else 0
+    return config["num_train_timesteps"] - first
 
 
 def _adapter(folder: str | Path, pipe: ControlVideoPipeline) -> ControlVideoAdapter:

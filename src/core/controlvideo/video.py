@@ -2,7 +2,8 @@ r"""Videos in and out: mp4, gif, or a folder of images, as `[F, 3, H, W]` in [0,
 
 In memory a video is a tensor, so that annotators, the pipeline and metrics share it; only the
 frames that were picked are kept, at the size that was asked for. Files are written under a
-temporary name and renamed: a full disk or an interrupt leaves what was there before.
+temporary name and renamed: a full disk or an interrupt leaves what was there before. A folder that
+is there already is replaced if it is one that was written here, as its `video.json` says.
 
 Frames are picked as by the authors, every (N // F)-th; the rate is that of what was picked, so that
 a video lasts as long as its source.
@@ -30,14 +31,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from core.controlvideo._films import FILMS, RATE, first_line, gif, mp4, of_film
+from core.controlvideo._places import BY, MANIFEST, PICTURES, check_target, told_by
 from core.train.checkpoint import flush, replace, sweep
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
-"""Suffixes that are read as frames of a folder."""
-MANIFEST = "video.json"
-"""In a folder of frames: its rate."""
-OURS = re.compile(rf"\d{{5}}\.png|{re.escape(MANIFEST)}")
-
+RATED = re.compile(r"(?=0*\.?0*[1-9])\d{1,20}(\.\d{1,20}|/[1-9]\d{0,19})?")
+"""How a manifest says a rate: a number or a fraction above zero."""
 Fit = Literal["crop", "pad"]
 """How a frame comes to another aspect: cut at the centre, or between black bars."""
 
@@ -169,48 +167,19 @@ def write(path: str | Path, video: Video) -> None:
         video: its rate is kept; in a gif to a hundredth of a second.
 
     Raises:
-        ValueError: see `check_target`; or more than 50 frames a second for a gif.
+        ValueError, ImportError: see `check_target`.
         OSError: it could not be written; what was there before still is.
-        ImportError: PyAV is not installed.
     """
     path, pixels = Path(path), bytes_of(video.frames)
-    check_target(path, size=(pixels.shape[1], pixels.shape[2]), frames=len(pixels))
+    size = pixels.shape[1], pixels.shape[2]
+    check_target(path, size=size, frames=len(pixels), rate=video.rate)
+    path = path.resolve()  # where a link leads: the link stays
     if not path.suffix:
         _write_folder(path, pixels, video.rate)
         return
     encoded = {".mp4": mp4, ".gif": gif, ".png": _png}[path.suffix.lower()](pixels, video.rate)
     sweep(path.parent, re.escape(path.name))
     replace(path, lambda part: _put(part, encoded))
-
-
-def check_target(
-    path: str | Path, *, size: tuple[int, int] | None = None, frames: int | None = None
-) -> None:
-    """Refuse a place that a video cannot be written to; call it before the work.
-
-    Raises:
-        ValueError: an unknown suffix, no folder to write in, a folder that holds something else,
-            odd sides for an mp4, or several frames for a png.
-    """
-    path = Path(path)
-    suffix, there = path.suffix.lower(), path.exists()
-    if suffix not in (".mp4", ".gif", ".png", ""):
-        raise ValueError(f"want a name ending in .mp4 or .gif, or a folder, got {path}")
-    if not path.parent.is_dir():
-        raise ValueError(f"want a name in a folder that exists, got {path}")
-    if there and path.is_dir() != (suffix == ""):
-        raise ValueError(f"want {path} to be a {'file' if suffix else 'folder'}, it is none")
-    foreign = [] if suffix or not there else [p for p in path.iterdir() if not _ours(p)]
-    if foreign:
-        raise ValueError(f"{path} holds {foreign[0].name}, no frame of ours: name another folder")
-    if suffix == ".mp4" and size is not None and (size[0] % 2 or size[1] % 2):
-        raise ValueError(f"want even sides for an mp4, got {size[0]} x {size[1]}: take a gif")
-    if suffix == ".png" and frames not in (None, 1):
-        raise ValueError(f"want one frame for a png, got {frames}: take an mp4, a gif or a folder")
-
-
-def _ours(path: Path) -> bool:
-    return OURS.fullmatch(path.name) is not None and path.is_file()
 
 
 def _put(path: Path, content: bytes) -> None:
@@ -254,10 +223,10 @@ def _image(file: Path) -> Image.Image:
 
 
 def _rate_of(manifest: Path) -> Fraction:
-    try:
-        return Fraction(json.loads(manifest.read_text())["rate"]) if manifest.exists() else RATE
-    except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
-        raise ValueError(f'{manifest}: want {{"rate": "24"}}, frames a second') from error
+    told = str(told_by(manifest).get("rate")) if manifest.exists() else str(RATE)
+    if not RATED.fullmatch(told):
+        raise ValueError(f'{manifest}: want {{"rate": "24"}}, frames a second, above zero')
+    return Fraction(told)
 
 
 def _check_suffix(path: Path) -> None:
@@ -289,7 +258,7 @@ def _write_folder(path: Path, pixels: NDArray[np.uint8], rate: Fraction) -> None
     try:
         for i, one in enumerate(pixels):
             _put(part / f"{i:05d}.png", _png(one[None], rate))
-        _put(part / MANIFEST, json.dumps({"rate": str(rate)}).encode())
+        _put(part / MANIFEST, json.dumps({"rate": str(rate)} | BY).encode())
         for written in (*part.iterdir(), part):
             flush(written)
         if path.exists():
