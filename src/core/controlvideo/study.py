@@ -224,7 +224,7 @@ def compare(
     arms: Mapping[Any, Arm],
     seeds: Sequence[int],
     starts: Sequence[Start] = ("inverted",),
-) -> dict[Start, dict[Any, dict[str, np.ndarray]]]:
+) -> dict[str, dict[Any, dict[str, np.ndarray]]]:
     """Return the scores of arms, start -> arm -> name of the number -> `[cases, seeds]`.
 
     Raises:
@@ -235,7 +235,7 @@ def compare(
             f"want at least one case, seed and start, got {len(cases)} cases, {len(seeds)} seeds "
             f"and {len(starts)} starts"
         )
-    out: dict[Start, dict[Any, dict[str, np.ndarray]]] = {start: {} for start in starts}
+    out: dict[str, dict[Any, dict[str, np.ndarray]]] = {start: {} for start in starts}
     for name, arm in arms.items():
         scored = [bench.score(case, arm, seeds, starts) for case in cases]
         for start in starts:
