@@ -46,7 +46,7 @@ ladder: list[str] = ["frame alone", "key frame", "other norms", "projections", "
 curve: list[int] = [0, 90]  # steps of tuning on the curve of over-fitting
 inversions: list[int] = [10, 40]  # steps whose inversion is tried
 reference_steps: int = 60  # of the layers that learn reference images
-long_cases: int = 3  # long videos
+long_cases: int = 4  # long videos
 long_frames: int = 12  # of each
 window: int = 6  # frames of a window, and of a stream's chunk
 overlap: int = 3  # frames that windows share
@@ -59,6 +59,7 @@ becomes: str = ""  # what it is to show
 # %% tags=["hide-input", "inputs"]
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ import torch
 from core.controlvideo import scenes
 from core.controlvideo.annotators import canny
 from core.controlvideo.checkpoint import load
-from core.controlvideo.metrics import score, temporal_cosine
+from core.controlvideo.metrics import ground_points, score, seam, temporal_cosine
 from core.controlvideo.predictor import Stream
 from core.controlvideo.references import learn_references
 from core.controlvideo.small import small
@@ -317,10 +318,11 @@ for ax, number in zip(axes, ("error", "ground_flicker", "object_flicker"), stric
 # ({glue:text}`controlvideo-gain-inverted-tuned` in error) has much left to do. From shared noise it is
 # {glue:text}`controlvideo-far:.3f` off. Tuned projections change that by {glue:text}`controlvideo-gain-tuned`, and the
 # temporal branch by a further {glue:text}`controlvideo-gain-temporal`; norms over the whole video, the authors', by
-# {glue:text}`controlvideo-gain-norms`. Intervals are over videos. A difference counts as told where zero lies outside
-# its interval, or where the interval is narrower than a twentieth of the untuned error; else the verdict is
-# *undecided*. Branches drawn at random, tuned queries (the choice of {cite:t}`wu2023tuneavideo`) and other key frames are rungs at scale `long`, with
-# eight videos and five seeds each; its verdicts are in the table of {doc}`claims <claims>`.
+# {glue:text}`controlvideo-gain-norms`. Intervals are over videos. A difference counts where zero lies outside its
+# interval and it is a twentieth of the untuned error or more. What cannot be told apart from zero to within the step that
+# tuned projections make is *undecided*; what can is *not seen*. Branches drawn at random and tuned queries (the choice of
+# {cite:t}`wu2023tuneavideo`) are rungs at scale `long`, with eight videos and five seeds each; its verdicts stand in the table
+# of {doc}`claims <claims>`.
 #
 # (controlvideo-e3)=
 # (controlvideo-e5)=
@@ -335,21 +337,30 @@ ledger.record(
     "temporal attention raises faithfulness and consistency",
     paper="more faithful, more consistent",
     here=f"error {gain['temporal']}, flicker of the ground {gain['steady']}, from shared noise",
-    verdict="holds at this scale" if gain["temporal"].below else "not seen",
+    verdict="holds at this scale"
+    if gain["temporal"].below and gain["temporal"].mean <= -least
+    else "not seen",
     expected="not seen",
-    **gain["temporal"].resolved(least),
+    **gain["temporal"].resolved(abs(gain["tuned"].mean)),
 )
-begun = gain.get("begun")
-ledger.record(
-    "controlvideo-e5",
-    "Code, from_pretrained_2d",
-    "branches that start from self-attention are better than ones drawn at random",
-    paper="initialised from self-attention",
-    here=f"error {begun}, from shared noise" if begun else "at scale long",
-    verdict="holds at this scale" if begun and begun.below else "not seen",
-    expected="not seen",
-    **(begun.resolved(least) if begun else {"error": 1.0, "needs": least}),
-)
+begun: dict[str, Any] = {
+    "id": "controlvideo-e5",
+    "source": "Code, from_pretrained_2d",
+    "statement": "branches that start from self-attention are better than ones drawn at random",
+    "paper": "initialised from self-attention",
+}
+if "begun" in gain:
+    ledger.record(
+        **begun,
+        here=f"error {gain['begun']}, from shared noise",
+        verdict="holds at this scale"
+        if gain["begun"].below and gain["begun"].mean <= -least
+        else "not seen",
+        expected="not seen",
+        **gain["begun"].resolved(abs(gain["tuned"].mean)),
+    )
+else:
+    ledger.not_tried(**begun, needs="the rung drawn, which scale long has")
 ledger.record(
     "controlvideo-e6",
     "Abstract; README on fine-tuning",
@@ -450,7 +461,7 @@ for name, numbers in carried.items():
 
 # %% tags=["hide-input", "remove-stdout"]
 structure = difference(carried["edges"]["iou"], carried["none"]["iou"])
-weakest = difference(carried["edges"]["edge_f1"], carried["pose"]["edge_f1"])
+weakest = difference(carried["edges"]["iou"], carried["pose"]["iou"])
 joined = difference(carried["depth and pose"]["iou"], carried["pose"]["iou"])
 quote("controlvideo-structure", str(structure))
 quote("controlvideo-joined", str(joined))
@@ -469,7 +480,7 @@ quote("controlvideo-summed", f"{summed:.0e}")
 
 # %% [markdown]
 # Edges raise the overlap of the object's mask with the source's by {glue:text}`controlvideo-structure` over no control at
-# all, and leave pose behind by {glue:text}`controlvideo-weakest` in edges found: the less a control tells, the more is left to
+# all, and over pose by {glue:text}`controlvideo-weakest`: the less a control tells, the more is left to
 # the prompt and to tuning. The authors' configurations tune for longer the weaker the control is; whether the longer
 # tuning makes up for it was not tried. Residuals of several ControlNets are added, each with its scale: a scale of zero is no
 # control, to {glue:text}`controlvideo-summed`. Depth beside pose improves on pose by
@@ -495,7 +506,7 @@ ledger.record(
     "Abstract v1; configurations",
     "controls carry varying amounts of the source",
     paper="80 steps of tuning for edges, 300 for HED, 500 for depth, 1500 for pose",
-    here=f"edges found: {weakest} with edges over pose; how many steps make up for it was not tried",
+    here=f"overlap {weakest} with edges over pose; how many steps make up for it was not tried",
     verdict="holds at this scale" if weakest.above else "not seen",
     expected="holds at this scale",
     **weakest.resolved(0.1),
@@ -702,8 +713,8 @@ ledger.record(
 # The paper's way (version 2) cuts the video into windows that overlap, each with its first frame for a key frame,
 # averages their predictions at every step, and blends in a video of all first frames. Without branches, and with norms over
 # frames, nothing of this is needed: frames depend on the key frame alone, and come in chunks. For comparison,
-# windows that neither overlap nor share a video of key frames are so many edits on their own. Every frame starts from
-# noise of its own.
+# windows that neither overlap nor share a video of key frames are so many edits on their own. Frames share the start
+# noise. *Seam* is how much more the ground changes where a window on its own begins than between other frames.
 
 # %%
 journeys = [draw_case(seed, 50 + i, long_frames, turn=3.0) for i in range(long_cases)]
@@ -715,20 +726,24 @@ ways = {
     "cut": Windows(window, 0, key_weight=0.0),
 }
 edits = {
-    name: [quick.edit(j, key, seed, start="independent", long=way) for j in journeys]
+    name: [quick.edit(j, key, seed, start="shared", long=way) for j in journeys]
     for name, way in ways.items()
 }
-drift = {
-    name: np.array(
-        [
-            [score(*e).ground_flicker]
-            for e in zip(of, (j.truth for j in journeys), strict=True)
-        ]
+begins = [*range(window, long_frames, window)]
+drift, seams = {}, {}
+for name, of in edits.items():
+    seen = [
+        (out, j.truth, scenes.render(j.truth))
+        for out, j in zip(of, journeys, strict=True)
+    ]
+    drift[name] = np.array([[score(out, true).ground_flicker] for out, true, _ in seen])
+    seams[name] = np.array(
+        [[seam(ground_points(out, image), begins)] for out, _, image in seen]
     )
-    for name, of in edits.items()
-}
-for name, each in drift.items():
-    print(f"{name:9} flicker of the ground {each.mean():.3f}")
+    print(
+        f"{name:9} flicker of the ground {drift[name].mean():.3f}, seam "
+        + ", ".join(f"{each:.1f}" for each in seams[name][:, 0])
+    )
 cuts = Windows(window, overlap).cut(long_frames)
 evaluations = sum(len(cut) for cut in cuts) + len(cuts)
 print(f"evaluations of a step: {evaluations} in windows, {long_frames} otherwise")
@@ -745,18 +760,18 @@ clip(
 
 # %% tags=["hide-input", "remove-stdout"]
 whole = drift[next(iter(ways))]
-fused, keyed = (
-    difference(drift["windows"], drift["cut"]),
-    difference(whole, drift["windows"]),
-)
+fused = difference(np.log(seams["windows"]), np.log(seams["cut"]))
+keyed = difference(whole, drift["windows"])
 quote("controlvideo-cost", evaluations / long_frames)
-quote("controlvideo-fused", str(fused))
+quote("controlvideo-fused", math.exp(fused.mean))
+quote("controlvideo-fused-low", math.exp(fused.mean - fused.half))
+quote("controlvideo-fused-high", math.exp(fused.mean + fused.half))
 quote("controlvideo-keyed", str(keyed))
-quote("controlvideo-cut", float(drift["cut"].mean()))
 
 # %% [markdown]
-# Overlapping windows change the flicker of the ground by {glue:text}`controlvideo-fused` against windows on their own
-# ({glue:text}`controlvideo-cut:.3f`), at {glue:text}`controlvideo-cost:.2f` times the evaluations. One key frame for all changes it by
+# Overlapping windows change the seam by a factor of {glue:text}`controlvideo-fused:.2f`
+# ({glue:text}`controlvideo-fused-low:.2f` to {glue:text}`controlvideo-fused-high:.2f`) against windows on their own,
+# at {glue:text}`controlvideo-cost:.2f` times the evaluations. One key frame for all changes the flicker by
 # {glue:text}`controlvideo-keyed` against the fused windows at no further cost. That is not the same method made
 # cheaper: it has no temporal branch, its norms are over frames, and its key frame never moves, so that it cannot follow a scene that
 # becomes another one.
@@ -769,11 +784,12 @@ ledger.record(
     "Abstract v2; code of 2024",
     "windows that overlap, with a video of key frames, keep long videos consistent",
     paper="140 frames, 5.83 to 17.5 times what others do",
-    here=f"{long_frames} frames: flicker of the ground {fused} against windows on their own; "
+    here=f"{long_frames} frames: seams {math.exp(fused.mean):.2f} times those of windows on their own "
+    f"({math.exp(fused.mean - fused.half):.2f} to {math.exp(fused.mean + fused.half):.2f}); "
     f"140/24 = {140 / 24:.2f}, 140/8 = {140 / 8:.1f}; 140 frames were not tried",
     verdict="holds at this scale" if fused.below else "not seen",
     expected="holds at this scale",
-    **fused.resolved(float(drift["cut"].mean()) / 10),
+    **fused.resolved(math.log(1.25)),
 )
 
 # %% [markdown]

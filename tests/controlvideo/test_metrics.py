@@ -217,3 +217,17 @@ def test_what_does_not_fit_is_refused(truth):
         metrics.score(scene.render(dark).image, dark)
     with pytest.raises(ValueError, match="at least two frames"):
         metrics.temporal_cosine(torch.ones(1, 3))
+
+
+def test_a_seam_is_a_change_that_is_larger_than_the_others():
+    steps = torch.tensor([1.0, 2.0, 12.0, 3.0])
+    points = torch.cat([torch.zeros(1), steps.cumsum(0)])[:, None, None].expand(5, 3, 7)
+    assert metrics.seam(points, [3]) == pytest.approx(12 / 2)
+    assert metrics.seam(points, [3, 4]) == pytest.approx(7.5 / 1.5)
+    for begins, message in (
+        ([], r"in 1..4, got \[\]"),
+        ([5], "in 1..4"),
+        ([1, 2, 3, 4], "besides"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            metrics.seam(points, begins)

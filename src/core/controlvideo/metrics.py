@@ -8,6 +8,7 @@ is small, a video that does not move).
 Symbols: `F` frames, `S` pixels of a side, `P` points.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -230,6 +231,26 @@ def ground_points(image: Tensor, seen: Rendered) -> Tensor:
 def flicker(points: Tensor) -> float:
     """Return the standard deviation over frames, root mean square over points `[F, 3, P]`."""
     return float(points.var(0, unbiased=False).mean().sqrt())
+
+
+def seam(points: Tensor, begins: Sequence[int]) -> float:
+    """Return how much more points change, on average, at some frames than at all others.
+
+    Args:
+        points: `[F, 3, P]`; see `ground_points`.
+        begins: frames, in 1..F-1, at which a change from the frame before is suspected.
+
+    Raises:
+        ValueError: no such frames, or no others.
+    """
+    change = (points[1:] - points[:-1]).mean(-1).abs().mean(-1)  # [F - 1]
+    if not begins or not all(1 <= i <= len(change) for i in begins):
+        raise ValueError(f"want frames in 1..{len(change)}, got {list(begins)}")
+    there = torch.zeros(len(change), dtype=torch.bool)
+    there[[i - 1 for i in begins]] = True
+    if there.all():
+        raise ValueError("want frames besides those to compare with, got none")
+    return float(change[there].mean() / change[~there].mean())
 
 
 def temporal_cosine(features: Tensor) -> float:
