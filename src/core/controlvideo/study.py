@@ -7,7 +7,7 @@ case start from the same noise and are tuned on the same noise, so that differen
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -246,6 +246,13 @@ def compare(
     return out
 
 
+class Resolution(TypedDict):
+    """What a ledger's `record` takes for how much a run can tell."""
+
+    error: float
+    needs: float
+
+
 @dataclass(frozen=True)
 class Difference:
     """A mean over cases, and half of its 95 % interval."""
@@ -267,8 +274,8 @@ class Difference:
         """Whether it lies above."""
         return self.mean - self.half > 0
 
-    def resolved(self, least: float) -> dict[str, float]:
-        """Return what a ledger's `record` takes for how much a run can tell.
+    def resolved(self, least: float) -> Resolution:
+        """Return how much a run can tell of this difference.
 
         It tells something where zero lies outside the interval, and where the interval is narrower
         than the least difference that would matter.
