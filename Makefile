@@ -42,7 +42,7 @@ test: $(DONE) $(OLD_TRITON) $(MUP) ## all checks: style, types, tests, the commi
 	.venv/bin/pyright --pythonpath $(RUN)
 	$(RUN) -m core.batch check
 	$(call render,.venv/bin)
-	PYTHONPATH=$(MUP) $(PARALLEL) -m pytest $(SPREAD) -m "not grid"
+	SITE=_build/site PYTHONPATH=$(MUP) $(PARALLEL) -m pytest $(SPREAD) -m "not grid"
 	$(if $(OLD_TRITON),PYTHONPATH=$(OLD_TRITON) $(RUN) -m core.kernels.aot --arch 90)
 	$(PARALLEL) -m pytest $(SPREAD) --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
 		book/*.ipynb

@@ -45,7 +45,9 @@ def papers():
 
 @pytest.fixture(scope="session")
 def html(tmp_path_factory):
-    """The folder of the rendered pages; a warning of the renderer is an error."""
+    """The folder of the rendered pages, `SITE` or a new one; a renderer's warning is an error."""
+    if "SITE" in os.environ:
+        return ROOT / os.environ["SITE"]
     out = tmp_path_factory.mktemp("site")
     jupyter_book = "from jupyter_book.cli.main import main; main()"
     options = ["--config", "_config.yml", "--path-output", str(out), "-W", "--keep-going"]
