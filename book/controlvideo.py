@@ -11,18 +11,18 @@
 #
 # How much of an edited video comes from where it starts, how much from what its frames see of each other, and how
 # much from tuning? {cite:t}`zhao2023controlvideo` put together a ControlNet, attention to one key frame, a temporal
-# branch, tuning on the one video and DDIM inversion. Where the correct edit is known, the start decides
-# most. From an inversion that has not lost the source an untuned model edits nearly correctly, and frames agree
-# by themselves; from noise, key-frame attention makes them agree, and tuning brings them nearer to the source.
-# What the temporal branch adds is below what can be told here. Without branches, and with norms
+# branch, tuning on the one video and DDIM inversion. Where the correct edit is known, the start
+# divides the videos most: where the inversion kept the source, an untuned model edits nearly correctly and frames agree by
+# themselves; where it lost it, the edit is worse than from noise. From noise, key-frame attention makes frames
+# agree, and tuning brings them nearer to the source. What the temporal branch adds is below what can be told here. Without branches, and with norms
 # taken over each frame, the edit of the key frame is that of an image, and videos of any length can be
 # streamed; the authors' code takes its norms over all frames, and there it is not.
 #
 # *The paper* edits real videos with Stable Diffusion 1.5, a ControlNet and one
 # GPU. *Here* a model of {glue:text}`controlvideo-parameters:.1f` million parameters edits procedural videos of
 # {glue:text}`controlvideo-frames` frames, with norms over the {glue:text}`controlvideo-norm`: too small to be pretty, but the correct edit can be rendered, so that what is elsewhere judged by eye is counted. The library,
-# `core.controlvideo`, works on checkpoints of Stable Diffusion's format. *What was read* is the abstract of
-# v2, the authors' two repositories and the public reviews; the paper's tables and figures could not be had, so no
+# `core.controlvideo`, works on checkpoints of Stable Diffusion's format. *What was read* are the abstracts of v1 and v2, the
+# authors' two repositories with their issues, and the public reviews; the paper's tables and figures could not be had, so no
 # number of theirs is compared with but those of the abstract and the code.
 #
 # Download this chapter as {download}`script <controlvideo.py>` or {download}`notebook
@@ -116,7 +116,7 @@ quote("controlvideo-parameters", millions / 1e6)
 # name: controlvideo-method
 # alt: Left, three frames enter the norm of a transformer block. Above, key-frame attention takes its queries from each frame and keys and values from the key frame; below, temporal attention sees one place in all frames and passes a 1 by 1 convolution that starts at zero. Both are added to the input. Below, three steps, tune, invert, edit.
 # ---
-# What is added to Stable Diffusion's blocks, and the three steps of an edit. Drawn after the paper's text and code.
+# What is added to Stable Diffusion's blocks, and the three steps of an edit. Drawn after the method figure and the code in the authors' repository.
 # ```
 #
 # In every self-attention of the UNet and of the ControlNet, the frames' queries meet keys and values of *one*
@@ -199,7 +199,8 @@ for name, value in gap.items():
 # {glue:text}`controlvideo-broken:.1f` %. So with norms over each frame and without tuned branches the key frame can be chosen on
 # one image (`preview`), at the price of one, and videos of any length can be streamed. The full method has neither: its branches
 # carry something between all frames, though not their order, to which they are blind. The authors' code has a third
-# coupling that its text does not mention: the group norms of its residual blocks take their statistics over
+# coupling that neither the README nor the method
+# figure mentions: the group norms of its residual blocks take their statistics over
 # all frames, as in Tune-A-Video {cite}`wu2023tuneavideo`, from which they come. Here `norm="frame"` is the default, since
 # diffusers' models were trained so and the properties above hold there; `norm="video"` is the code's.
 #
@@ -209,7 +210,7 @@ for name, value in gap.items():
 # %% tags=["hide-input"]
 ledger.record(
     "controlvideo-e4",
-    "Section on temporal attention; code",
+    "README; code",
     "a branch that starts behind zeros leaves the pretrained model as it is",
     paper="zero-initialised",
     here=f"off by {gap['untuned branches change nothing']:.1g}, tuned by "
@@ -221,9 +222,10 @@ coupled = gap["- not with norms over the video"]
 ledger.record(
     "controlvideo-e16",
     "Method figure; code, libs/resnet.py",
-    "frames see each other through attention",
-    paper="key-frame and temporal attention",
-    here=f"the code's norms take statistics over all frames, too: the key frame moves by {coupled:.1%}",
+    "what couples frames is attention, as the method figure draws it",
+    paper="key-frame and temporal attention; no norms over frames are drawn",
+    here=f"the code's norms take statistics over all frames, too: the key frame moves by {coupled:.1%} "
+    "in three steps from noise",
     verdict="corrected" if coupled > 1e-3 else "not seen",
     expected="corrected",
 )
@@ -233,7 +235,7 @@ ledger.record(
 #
 # Each rung edits the same {glue:text}`controlvideo-cases` videos, and is tuned for the same
 # {glue:text}`controlvideo-tune-steps` steps on the same noise; then it edits twice, from the inversion of the source
-# and from one noise that all frames share (the paper's way and its alternative). *Ground* and *object* are the
+# and from one noise that all frames share (the default of the authors' code, and its alternative). *Ground* and *object* are the
 # mean errors against the correct edit; *flicker* is the standard deviation over frames of a point that is
 # followed; *prompt* is the part of the frames in which colour, texture and shape are what was asked for.
 
@@ -271,6 +273,7 @@ for start, rung in found.items():
 # %% tags=["hide-input", "remove-stdout"]
 inverted, shared = found["inverted"], found["shared"]
 gain = {
+    "shared-key": ("shared", "key frame", "frame alone", "ground_flicker"),
     "inverted-key": ("inverted", "key frame", "frame alone", "ground_flicker"),
     "inverted-tuned": ("inverted", "projections", "key frame", "error"),
     "tuned": ("shared", "projections", "key frame", "error"),
@@ -314,17 +317,15 @@ for ax, number in zip(axes, ("error", "ground_flicker", "object_flicker"), stric
     _ = ax.set_xticks(range(len(ladder)), ladder, rotation=45, ha="right")
 
 # %% [markdown]
-# From the inversions the untuned model is {glue:text}`controlvideo-near:.3f` from the correct edit, nearly all of it where an
-# inversion of {glue:text}`controlvideo-steps` steps lost the ground; neither key-frame attention
-# ({glue:text}`controlvideo-gain-inverted-key` in the flicker of the ground) nor tuning
-# ({glue:text}`controlvideo-gain-inverted-tuned` in error) has much left to do. From shared noise it is
-# {glue:text}`controlvideo-far:.3f` off. Tuned projections change that by {glue:text}`controlvideo-gain-tuned`, and the
+# From the inversions the untuned model is {glue:text}`controlvideo-near:.3f` from the correct edit on average, most of it one
+# video whose inversion in {glue:text}`controlvideo-steps` steps lost the ground. Key-frame attention changes the flicker of the
+# ground by {glue:text}`controlvideo-gain-inverted-key` there; tuning changes the error by
+# {glue:text}`controlvideo-gain-inverted-tuned`, which these videos do not tell from zero. From shared noise the untuned
+# model is {glue:text}`controlvideo-far:.3f` off. Tuned projections change that by {glue:text}`controlvideo-gain-tuned`, and the
 # temporal branch by a further {glue:text}`controlvideo-gain-temporal`; norms over the whole video, the authors', by
-# {glue:text}`controlvideo-gain-norms`. Intervals are over videos. A difference counts where zero lies outside its
-# interval and it is a twentieth of the untuned error or more. What cannot be told apart from zero to within the step that
-# tuned projections make is *undecided*; what can is *not seen*. Branches drawn at random and tuned queries (the choice of
-# {cite:t}`wu2023tuneavideo`) are rungs at scale `long`, with eight videos and five seeds each; its verdicts stand in the table
-# of {doc}`claims <claims>`.
+# {glue:text}`controlvideo-gain-norms`. Intervals are over videos. The branch's verdict is *not seen* in this sense: a
+# fifth of the untuned error would have been told from zero. Branches drawn at random and tuned queries (the choice of
+# {cite:t}`wu2023tuneavideo`) are rungs at scale `long`, with eight videos and five seeds each.
 #
 # (controlvideo-e3)=
 # (controlvideo-e5)=
@@ -332,18 +333,18 @@ for ax, number in zip(axes, ("error", "ground_flicker", "object_flicker"), stric
 # (controlvideo-e9)=
 
 # %% tags=["hide-input"]
-least = untuned["error"] / 20  # the least difference that would matter
+fifth = untuned["error"] / 5
 ledger.record(
     "controlvideo-e3",
-    "Abstract; README on temporal attention",
+    "Abstract; README",
     "temporal attention raises faithfulness and consistency",
     paper="more faithful, more consistent",
     here=f"error {gain['temporal']}, flicker of the ground {gain['steady']}, from shared noise",
     verdict="holds at this scale"
-    if gain["temporal"].below and gain["temporal"].mean <= -least
+    if gain["temporal"].below and gain["steady"].below
     else "not seen",
     expected="not seen",
-    **gain["temporal"].resolved(abs(gain["tuned"].mean)),
+    **gain["temporal"].resolved(fifth),
 )
 begun: dict[str, Any] = {
     "id": "controlvideo-e5",
@@ -355,18 +356,17 @@ if "begun" in gain:
     ledger.record(
         **begun,
         here=f"error {gain['begun']}, from shared noise",
-        verdict="holds at this scale"
-        if gain["begun"].below and gain["begun"].mean <= -least
-        else "not seen",
+        verdict="holds at this scale" if gain["begun"].below else "not seen",
         expected="not seen",
-        **gain["begun"].resolved(abs(gain["tuned"].mean)),
+        **gain["begun"].resolved(fifth),
     )
 else:
     ledger.not_tried(**begun, needs="the rung drawn, which scale long has")
 ledger.record(
     "controlvideo-e6",
-    "Abstract; README on fine-tuning",
-    "tuning on the one video raises faithfulness, and the edit still follows the text",
+    "Abstract",
+    "tuning on the one video raises faithfulness (from shared noise), and the edit still follows "
+    "the text",
     paper="high fidelity, aligned with the text",
     here=f"error {gain['tuned']} from shared noise, {gain['inverted-tuned']} from inversions; "
     f"frames as asked for {gain['prompt']}",
@@ -374,14 +374,15 @@ ledger.record(
     if gain["tuned"].below and not gain["prompt"].below
     else "not seen",
     expected="holds at this scale",
-    **gain["tuned"].resolved(least),
+    **gain["tuned"].resolved(fifth / 4),
 )
 ledger.record(
     "controlvideo-e9",
     "Abstract",
     "edits align with the given text",
     paper="aligned",
-    here=f"{asked_for.mean():.0%} of the frames have the colour, texture and shape asked for",
+    here=f"{asked_for.mean():.0%} of the frames have the colour, texture and shape asked for, "
+    f"{inverted['key frame']['prompt'].mean():.0%} of the untuned model's",
     verdict="holds at this scale" if asked_for.mean() > 0.8 else "not seen",
     expected="holds at this scale",
     error=1 / cases,  # what one video weighs
@@ -389,9 +390,9 @@ ledger.record(
 )
 
 # %% [markdown]
-# ## Too much tuning
+# ## Tuning for longer
 #
-# The one video can be learnt by heart. Then the edit shows the source, whatever the prompt says.
+# The one video could be learnt by heart, and the edit then show the source whatever the prompt says.
 
 # %% tags=["remove-stdout"]
 taught = {}
@@ -429,8 +430,7 @@ clip(
 #
 # ## What a control carries
 #
-# Edges of the object and of its stripes, a depth map, a line that tells position and heading alone: each
-# control tells less of the source than the one before. Edits here start from one noise shared by all frames, for
+# Edges of the object and of its stripes, a depth map, a line that tells position and heading alone. Edits here start from one noise shared by all frames, for
 # all that is known of the source to come from the control; nothing is tuned.
 
 # %%
@@ -465,6 +465,8 @@ for name, numbers in carried.items():
 structure = difference(carried["edges"]["iou"], carried["none"]["iou"])
 weakest = difference(carried["edges"]["iou"], carried["pose"]["iou"])
 joined = difference(carried["depth and pose"]["iou"], carried["pose"]["iou"])
+beside = difference(carried["depth and pose"]["iou"], carried["depth"]["iou"])
+quote("controlvideo-beside", str(beside))
 quote("controlvideo-structure", str(structure))
 quote("controlvideo-joined", str(joined))
 quote("controlvideo-weakest", str(weakest))
@@ -482,11 +484,12 @@ quote("controlvideo-summed", f"{summed:.1g}")
 
 # %% [markdown]
 # Edges raise the overlap of the object's mask with the source's by {glue:text}`controlvideo-structure` over no control at
-# all, and over pose by {glue:text}`controlvideo-weakest`: the less a control tells, the more is left to
-# the prompt and to tuning. The authors' configurations tune for longer the weaker the control is; whether the longer
-# tuning makes up for it was not tried. Residuals of several ControlNets are added, each with its scale: a scale of zero is no
-# control, to {glue:text}`controlvideo-summed`. Depth beside pose improves on pose by
-# {glue:text}`controlvideo-joined` in overlap, at half of the scale each.
+# all, and over pose by {glue:text}`controlvideo-weakest`. Depth carries as much as
+# edges here, though the authors' configurations tune for 500 steps with it and for 80 with edges; whether longer tuning makes up
+# for a weaker control was not tried. Residuals of several ControlNets are added, each with its scale: a scale of zero is no
+# control, to {glue:text}`controlvideo-summed`. Depth beside pose, each at half of the
+# scale, improves on pose by {glue:text}`controlvideo-joined` in overlap, and on depth by {glue:text}`controlvideo-beside`: a
+# weaker control does not help a stronger one.
 #
 # (controlvideo-e1)=
 # (controlvideo-e10)=
@@ -518,7 +521,8 @@ ledger.record(
     "Abstract v1",
     "several controls can be combined",
     paper="potential for multiple control combinations",
-    here=f"residuals add, to {summed:.1g}; depth beside pose: overlap {joined} over pose alone",
+    here=f"a scale of zero is no control, to {summed:.1g}; depth beside pose: overlap {joined} over "
+    f"pose alone, {beside} over depth alone",
     verdict="holds at this scale" if summed < 1e-5 and joined.above else "not seen",
     expected="holds at this scale",
     **joined.resolved(0.1),
@@ -528,7 +532,7 @@ ledger.record(
 # ## Inverted, or shared, noise
 #
 # DDIM's inversion runs the sampler backwards, with the source's prompt and without guidance. Sampling from it again
-# gives the source back, but for the error of the steps; with guidance it does not.
+# gives the source back, but for the error of the steps; with guidance it need not.
 
 # %%
 bench.prepare(case, key)
@@ -572,18 +576,20 @@ quote("controlvideo-guided", float(np.mean(returned[many, guidance])))
 # %% [markdown]
 # On average the source comes back to {glue:text}`controlvideo-few:.3f` in {glue:text}`controlvideo-few-steps` steps, and to
 # {glue:text}`controlvideo-many:.3f` in {glue:text}`controlvideo-many-steps`; sampled with guidance, to
-# {glue:text}`controlvideo-guided:.3f`, which no number of steps mends. When few steps fail they fail at the ground:
+# {glue:text}`controlvideo-guided:.3f` on average.
+# When few steps fail they fail at the ground:
 # a fifteenth of it is left in the noise, and errors of the steps are larger than that. Over the ladder's videos, edited in
 # {glue:text}`controlvideo-steps` steps, an inversion changes the ground's error by {glue:text}`controlvideo-kept` against
-# shared noise: less where it succeeds, more where it does not.
+# shared noise: less where it succeeds, more
+# where it does not, and these videos do not tell the sign.
 #
 # (controlvideo-e14)=
 
 # %% tags=["hide-input"]
 ledger.record(
     "controlvideo-e14",
-    "Section on inference; code",
-    "DDIM inversion keeps the source: sampling from it gives it back",
+    "README; code, libs/piplines.py",
+    "DDIM inversion keeps the source: sampled without guidance it comes back, given steps enough",
     paper="DDIM inversion, 50 steps",
     here=f"off by {back[few].mean():.3f} in {few} steps, {remains.mean:.3f} ± {remains.half:.3f} in "
     f"{many}; ground of edits in {steps}: {kept} against shared noise",
@@ -634,21 +640,22 @@ flicker_alone = float(freedom["the object"]["own"]["ground_flicker"].mean())
 quote("controlvideo-flicker-alone", flicker_alone)
 
 # %% [markdown]
-# Where the prompt names the ground, frames agree without seeing each other, and a key frame changes the flicker by
+# Where the prompt names the ground, frames agree far better without seeing each other, and a key frame changes the flicker by
 # {glue:text}`controlvideo-calmer-shades`; where it does not, by {glue:text}`controlvideo-calmer-object` of
 # {glue:text}`controlvideo-flicker-alone:.3f`. So what key-frame attention is worth depends on what the prompt leaves open and on
-# the start: a benchmark with rich captions, or from inversions, sees little of it.
+# the start: here, with
+# captions that name the ground or from inversions, little of it is seen.
 #
 # (controlvideo-e2)=
 
 # %% tags=["hide-input"]
 ledger.record(
     "controlvideo-e2",
-    "Abstract; README on key-frame attention",
-    "key-frame attention raises temporal consistency",
+    "Abstract; README",
+    "key-frame attention raises temporal consistency, from noise",
     paper="more consistent",
     here=f"flicker of the ground {calmer['the object']} from independent noise, "
-    f"{gain['inverted-key']} from inversions",
+    f"{gain['shared-key']} from shared noise, {gain['inverted-key']} from inversions",
     verdict="holds at this scale" if calmer["the object"].below else "not seen",
     expected="holds at this scale",
     **calmer["the object"].resolved(flicker_alone / 10),
@@ -659,7 +666,7 @@ ledger.record(
 #
 # Version 2 adds layers of low rank, fitted to images of how the edit is to look, before the video is
 # tuned. Here four images show an object as the prompt asks for, each on a ground of one colour that the prompt
-# does not name. The edits start from shared noise, as the paper's do with references, once without and once with the
+# does not name. The edits start from shared noise, as the authors' demos do with references, once without and once with the
 # layers.
 
 # %%
@@ -690,7 +697,8 @@ clip(
 )
 
 # %% [markdown]
-# The ground is {glue:text}`controlvideo-aligned:.0f` % nearer to that of the references. Layers of low rank are part of the base:
+# The ground is {glue:text}`controlvideo-aligned:.0f` % nearer to that of the references, and {glue:text}`controlvideo-referred:.0f` % of
+# the frames show what was asked for. Layers of low rank are part of the base:
 # the edit is installed above them, and taking it away leaves them (`core.controlvideo.references`).
 #
 # (controlvideo-e12)=
@@ -698,10 +706,11 @@ clip(
 # %% tags=["hide-input"]
 aligned = scored["with"].ground_error / scored["without"].ground_error
 quote("controlvideo-aligned", 100 * (1 - aligned))
+quote("controlvideo-referred", 100 * scored["with"].prompt)
 ledger.record(
     "controlvideo-e12",
     "Abstract v2",
-    "low-rank layers before tuning align videos with reference images",
+    "low-rank layers align videos with reference images (nothing is tuned after them here)",
     paper="demonstrated",
     here=f"one video: ground {1 - aligned:.0%} nearer to the references', "
     f"prompt {scored['with'].prompt:.0%}",
@@ -775,8 +784,8 @@ quote("controlvideo-keyed", str(keyed))
 
 # %% [markdown]
 # Overlapping windows change the seam by a factor of {glue:text}`controlvideo-fused:.2f`
-# ({glue:text}`controlvideo-fused-low:.2f` to {glue:text}`controlvideo-fused-high:.2f`) against windows on their own,
-# at {glue:text}`controlvideo-cost:.2f` times the evaluations. One key frame for all changes the flicker by
+# ({glue:text}`controlvideo-fused-low:.2f` to {glue:text}`controlvideo-fused-high:.2f`) against
+# windows on their own, which these videos may not tell from one, at {glue:text}`controlvideo-cost:.2f` times the evaluations. One key frame for all changes the flicker by
 # {glue:text}`controlvideo-keyed` against the fused windows at no further cost. That is not the same method made
 # cheaper: it has no temporal branch, its norms are over frames, and its key frame never moves, so that it cannot follow a scene that
 # becomes another one. The abstract's length is a
@@ -789,15 +798,13 @@ quote("controlvideo-keyed", str(keyed))
 ledger.record(
     "controlvideo-e13",
     "Abstract v2; code of 2024",
-    "windows cover 140 frames, 5.83 to 17.5 times what others edit, and average their predictions",
+    "windows that overlap cover 140 frames, and keep what their predictions agree on",
     paper="140 frames, 5.83 to 17.5 times",
     here=f"140/24 = {140 / 24:.2f}, 140/8 = {140 / 8:.1f}; what windows of 36 agree on stays to "
     f"{covered:.0e}; {long_frames} frames edited: seams {math.exp(fused.mean):.2f} times those of "
     f"windows on their own ({math.exp(fused.mean - fused.half):.2f} to "
     f"{math.exp(fused.mean + fused.half):.2f})",
-    verdict="holds at this scale"
-    if covered < 1e-5 and (round(140 / 24, 2), 140 / 8) == (5.83, 17.5)
-    else "not seen",
+    verdict="holds at this scale" if covered < 1e-5 else "not seen",
     expected="holds at this scale",
 )
 
@@ -830,16 +837,16 @@ for name, pixels in seen.items():
 # The authors' loop clips the gradients of *all* weights to norm one, although only {glue:text}`controlvideo-share:.1f` % of them are
 # trained, and under fp16 those that are not trained have not been unscaled: they are 65,536 times too large. The trained
 # gradient is then divided by 65,536 times their norm. AdamW forgets a constant factor, but not beside its
-# $\epsilon = 10^{-8}$. With 72.1 million trained weights whose gradient has norm one at most before that
-# division, the first step has a root mean square of at most
+# $\epsilon = 10^{-8}$. With 72.1 million trained weights, where their gradient is no longer than that of all the
+# others, the first step has a root mean square of at most
 #
 # $$ \frac{1}{65536\,\sqrt{72.1\cdot 10^6}\;\epsilon} = $$ (controlvideo-clip)
 #
 # {glue:text}`controlvideo-cap:.2f` of the learning rate, while the loss scale is 65,536. The same sequence on the small model:
 
 # %%
-plainly = Recipe(steps=1, seed=seed)
-bench.prepare(case, Arm(steps=5))
+plainly = Recipe(steps=1, seed=seed, norm=norm)
+bench.prepare(case, Arm(steps=5, norm=norm))
 with Tuner(base, case.image, case.source_prompt, edges, plainly) as tuner:
     for model in tuner.frozen:
         model.requires_grad_(True)
@@ -874,8 +881,8 @@ quote("controlvideo-share", 100 * 72.1 / 1274.6)
 quote("controlvideo-first", step["all, not unscaled"])
 
 # %% [markdown]
-# So 3e-5 is an upper label and not the rate that the published results were made with; their numbers of steps were chosen with
-# this in place, and its effect on them was not measured. `tune` clips what it trains.
+# So 3e-5 is an upper label and not the effective rate, while the loss scale is 65,536; the published numbers of steps were
+# chosen with this in place, and its effect on the results was not measured. `tune` clips what it trains.
 #
 # (controlvideo-e17)=
 
@@ -885,7 +892,9 @@ ledger.audited(
     "Code, train.py",
     "tuned by AdamW at a learning rate of 3e-5",
     paper="3e-5, clipped to norm 1, fp16",
-    here=f"while the loss scale is 65,536 a step is at most {cap:.2f} of that at SD 1.5's size; "
+    here=f"while the loss scale is 65,536 a step is at most {cap:.2f} of that at SD 1.5's size "
+    f"(if the trained gradient is the shorter one; {float(trained.norm() / frozen):.2f} of the "
+    f"other's here); "
     f"{step['all, not unscaled']:.2f} for the small model, {step['trained alone']:.2f} without",
     read="thu-ml/controlvideo at 23b6b0b, 2023-06-11",
     verdict="corrected" if cap < 0.5 else "holds",
@@ -897,16 +906,16 @@ ledger.audited(
 #
 # The same code edits a real video with weights of Stable Diffusion 1.5's format: name them with the parameters
 # `base_model`, `controlnet`, `film`, `says` and `becomes` (scale `paper` does), or use `python -m core.controlvideo edit`.
-# Steps, learning rate and guidance are then the authors'.
+# Steps, nominal learning rate and guidance are then the authors'; the clipping is not.
 
 # %%
 if base_model:
     yours = load(base_model, [controlnet]).to(where)
     shot = read(film, Pick(film_frames), size=(film_size, film_size))
     lines = canny(shot.frames)
-    tune(yours, shot.frames, says, lines, Recipe(), show=True)
+    tune(yours, shot.frames, says, lines, Recipe(norm=norm), show=True)
     told = {"source": shot.frames, "source_prompt": says, "output_type": "pt"}
-    made = yours(becomes, lines, **told).frames
+    made = yours(becomes, lines, norm=norm, **told).frames
     clip({"source": shot.frames, "edit": made}, alt=becomes, caption=becomes)
 
 # %% [markdown]
@@ -929,9 +938,9 @@ ledger.not_tried(
 )
 ledger.not_tried(
     "controlvideo-e8",
-    "Abstract",
+    "Abstract; code, tool/score_clip.py",
     "outperforms various competitive baselines",
-    paper="against Tune-A-Video, FateZero, Video-P2P and vid2vid-zero",
+    paper="the scoring script has Tune-A-Video, FateZero, Video-P2P and vid2vid-zero",
     needs="their weights and code on one machine, a GPU, and the user study's people",
 )
 ledger.not_tried(
@@ -948,10 +957,11 @@ ledger.not_tried(
 # 1. *Model.* 24 by 24 pixels, no autoencoder, v-prediction and linear betas; made by
 #    `python -m core.controlvideo.pretrain`, whose log and card come with the package.
 # 2. *Videos.* Procedural, of {glue:text}`controlvideo-frames` frames; one object, edits of its colour.
-# 3. *Norms* over each frame, the authors' over the video: a rung of the ladder here; scale `video-norms` has every number of this
-#    page with them.
+# 3. *Norms* over each frame, the authors' over the video: a rung of the ladder here; scale `video-norms` edits with
+#    them throughout, but for the section on what holds by construction.
 # 4. *Sampler.* {glue:text}`controlvideo-steps` steps and a guidance of {glue:text}`controlvideo-guidance`, for 50 and 12; a learning rate of
-#    {glue:text}`controlvideo-rate`, for a smaller model.
+#    {glue:text}`controlvideo-rate`, for a smaller model;
+#    {glue:text}`controlvideo-tune-steps` steps of tuning, for 80; a control scale of {glue:text}`controlvideo-control-scale`, for 1.
 # 5. *Clipping* of the trained weights' gradient alone.
 # 6. *Added:* the correct edit, properties by construction, streaming, the freedom of prompts.
 
@@ -961,6 +971,7 @@ ledger.not_tried(
 # %% tags=["hide-input", "remove-stdout"]
 quote("controlvideo-steps", steps)
 quote("controlvideo-guidance", guidance)
+quote("controlvideo-control-scale", control_scale)
 quote("controlvideo-rate", f"{learning_rate:g}")
 
 # %%
