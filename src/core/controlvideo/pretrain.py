@@ -65,8 +65,6 @@ HERE = Path(__file__).parent
 MANIFEST = "manifest.json"
 BASE = "stage_base"
 """Folder of the first stage's weights."""
-CONTROLS = ("edges", "depth", "pose")
-"""Those that have a ControlNet unless others are asked for."""
 SMOKE = Recipe(steps=60, object_steps=10, control_steps=20, batch=16)
 """A minute; shows that the loss falls, and makes nothing worth having."""
 
@@ -385,7 +383,7 @@ def main(out: Path, smoke: bool, controls: tuple[str, ...], seed: int, quiet: bo
         run = Run(out, recipe, show=not quiet)
         run.base()
         run.objects()
-        for kind in controls or CONTROLS:
+        for kind in controls or scene.CONTROLS:
             run.controlnet(kind)
         run.card()
     except ValueError as error:
