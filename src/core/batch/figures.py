@@ -53,7 +53,7 @@ def _kind(series: Series | None) -> str:
     """Return what is drawn, how it is called, and how many points it has."""
     if series is None:
         return "nothing"
-    label = f" {series['label']!r}" if series["label"] else ""
+    label = f" {series['label']!r}" if "label" in series else ""
     return f"{series['kind']}{label} of {series['n']}"
 
 

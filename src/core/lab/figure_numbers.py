@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 Series = dict[str, Any]
 Drawn = tuple[str, object, dict[str, "ArrayLike"]]
 """Kind, label, and axis -> numbers."""
-KEPT, FEWEST = 40, 5
+KEPT, FEWEST = 25, 3
 QUANTILES = 9
-POINTS = 1500
+POINTS = 1000
 
 
 class NumberedFigure(Figure):
@@ -45,8 +45,8 @@ def numbers_of(fig: Figure) -> list[dict[str, Any]]:
 
     Returns:
         For each panel its `title`, its `axes` (`x`, `y` and, where colour has a scale, `colour`,
-        each with `label`, `scale` and `range`) and its `series`: `kind`, `label`, how many points
-        it has, `n`, and their numbers by the name of the axis.
+        each with `label`, `scale` and `range`) and its `series`: `kind`, `label` if it has one,
+        how many points it has, `n`, and their numbers by the name of the axis.
     """
     return [_panel(ax) for ax in fig.axes if ax.get_label() != "<colorbar>"]
 
@@ -64,8 +64,8 @@ def series_of(
     """
     columns = {name: _filled(values) for name, values in numbers.items()}
     *_, values = columns.values()
-    text = str(label)
-    series: Series = {"kind": kind, "label": "" if text.startswith("_") else text, "n": len(values)}
+    named = {} if str(label).startswith("_") or not label else {"label": str(label)}
+    series: Series = {"kind": kind, **named, "n": len(values)}
     if len(values) <= kept:
         return series | {name: _text(column) for name, column in columns.items()}
     at = np.linspace(0, len(values) - 1, kept).round().astype(int)
@@ -110,7 +110,7 @@ def _drawn(ax: Axes) -> Iterator[Drawn]:
     for collection in ax.collections:
         yield from _collected(collection, ax)
     for image in ax.images:
-        yield "image", image.get_label(), {"colour": image.get_array()}
+        yield "image", image.get_label(), {"colour": np.ma.asarray(image.get_array())}
 
 
 def _collected(collection: Collection, ax: Axes) -> Iterator[Drawn]:
