@@ -25,5 +25,7 @@ def pytest_runtest_call(item):
         for line in differences(*pair)
     ]
     if moved:
-        item.raise_cell_error("The numbers behind a figure differ", "\n".join(moved))
+        item.raise_cell_error(
+            "The numbers behind a figure differ", "\n".join(map(str, moved))
+        )
     return result

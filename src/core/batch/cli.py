@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from core.batch import book as rendered
-from core.batch import grid_cli, trace
+from core.batch import drift_cli, grid_cli, trace
 from core.batch.chapters import Refused, find_chapters, find_root
 from core.batch.check import notes, problems
 from core.batch.claims_page import counted
@@ -28,7 +28,7 @@ def cli() -> None:
     """Execute, check and render the chapters of the book around the current folder."""
 
 
-for command in grid_cli.COMMANDS:
+for command in (*grid_cli.COMMANDS, drift_cli.drift):
     cli.add_command(command)
 
 

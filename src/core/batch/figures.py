@@ -9,73 +9,87 @@ what another processor rounds otherwise passes, and what would make a caption wr
 import math
 from collections.abc import Iterator
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 TOLERANCE = 0.01
 """Of the length of the axis, as it was drawn before."""
 
 Panel = dict[str, Any]
 Series = dict[str, Any]
+Axes = dict[str, dict[str, str]]
 NUMBERS = ("x", "y", "colour")
+
+
+class Moved(NamedTuple):
+    """One difference between two figures."""
+
+    where: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        """Return it as one line."""
+        return f"{self.where}: {self.before} -> {self.after}"
 
 
 def differences(
     before: list[Panel], after: list[Panel], tolerance: float = TOLERANCE
-) -> Iterator[str]:
-    """Yield in which way one figure differs from another, a line for each series that does."""
+) -> Iterator[Moved]:
+    """Yield in which way one figure differs from another: of each series what moved most."""
     if len(before) != len(after):
-        yield f"{len(before)} panels -> {len(after)}"
+        yield Moved("panels", str(len(before)), str(len(after)))
         return
     for number, (old, new) in enumerate(zip(before, after, strict=True), start=1):
-        where = f"panel {number}: " if len(before) > 1 else ""
-        yield from (where + what for what in _of_panel(old, new, tolerance))
+        where = f"panel {number}, " if len(before) > 1 else ""
+        for found in _of_panel(old, new, tolerance):
+            yield found._replace(where=where + found.where)
 
 
-def _of_panel(old: Panel, new: Panel, tolerance: float) -> Iterator[str]:
+def _of_panel(old: Panel, new: Panel, tolerance: float) -> Iterator[Moved]:
     for name, then, now in zip(("title", *NUMBERS), _words(old), _words(new), strict=True):
         if then != now:
-            yield f"{name}: {then!r} -> {now!r}"
+            yield Moved(name, then, now)
             return
     for was, now in zip_longest(old["series"], new["series"]):
         if was is None or now is None or _kind(was) != _kind(now):
-            yield f"{_kind(was)} -> {_kind(now)}"
+            yield Moved("series", _kind(was), _kind(now))
             return
-        yield from _of_series(was, now, old["axes"], tolerance)
+        moved = _of_series(was, now, old["axes"], tolerance)
+        if moved:
+            yield moved
 
 
 def _words(panel: Panel) -> list[str]:
     """Return the title, and how each axis is labelled and scaled."""
     axes = [panel["axes"].get(name, {}) for name in NUMBERS]
-    return [panel["title"], *(f"{a.get('label')}, {a.get('scale')}" if a else "" for a in axes)]
+    words = (", ".join(filter(None, [a.get("label"), a.get("scale")])) for a in axes)
+    return [panel["title"], *words]
 
 
 def _kind(series: Series | None) -> str:
     """Return what is drawn, how it is called, and how many points it has."""
     if series is None:
-        return "nothing"
+        return "none"
     label = f" {series['label']!r}" if "label" in series else ""
     return f"{series['kind']}{label} of {series['n']}"
 
 
-def _of_series(
-    old: Series, new: Series, axes: dict[str, dict[str, str]], tolerance: float
-) -> Iterator[str]:
-    """Yield one line, on the number that moved most, if that is too far."""
+def _of_series(old: Series, new: Series, axes: Axes, tolerance: float) -> Moved | None:
     *_, last = names = [name for name in NUMBERS if name in old]
     columns = [(name, name, axes[name]) for name in names]
     columns += [("quantiles", f"quantiles of {last}", axes[last])] if "quantiles" in old else []
-    worst, said = tolerance, None
+    worst, moved = tolerance, None
     for key, called, axis in columns:
-        for then, now in zip(old[key].split(), new.get(key, "").split(), strict=True):
-            by = _moved(float(then), float(now), axis)
+        for then, now in zip_longest(old[key].split(), new.get(key, "").split(), fillvalue="nan"):
+            by = _distance(float(then), float(now), axis)
             if by > worst:
-                worst, said = by, f"{called} {then} -> {now}, {by:.0%} of the axis"
-    if said:
-        yield f"{_kind(old)}: {said}"
+                where, after = f"{_kind(old)}, {called}", f"{now} ({by:.0%} of the axis)"
+                worst, moved = by, Moved(where, then, after)
+    return moved
 
 
-def _moved(then: float, now: float, axis: dict[str, str]) -> float:
-    """Return the distance between the places of two numbers, in lengths of the axis."""
+def _distance(then: float, now: float, axis: dict[str, str]) -> float:
+    """Return how far apart the places of two numbers are, in lengths of the axis."""
     if math.isnan(then) or math.isnan(now):
         return float(math.isnan(then) != math.isnan(now))
     low, high = (float(end) for end in axis["range"].split())
