@@ -42,12 +42,12 @@ def read_record(path: Path) -> Record | None:
 
 def runs_in(folder: Path) -> list[Path]:
     """Return the records of runs that a folder of evidence has, broken ones too, in order."""
-    return [path for path in _evidence_in(folder) if not _is_measurement(path)]
+    return [path for path in _evidence_in(folder) if _mark(path) is None]
 
 
 def measurements_in(folder: Path) -> list[Path]:
     """Return what benches left in a folder of evidence, in order; it is no record of a run."""
-    return [path for path in _evidence_in(folder) if _is_measurement(path)]
+    return [path for path in _evidence_in(folder) if _mark(path) == "bench"]
 
 
 def text_of(record: Record) -> str:
@@ -98,9 +98,10 @@ def _evidence_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.json"))
 
 
-def _is_measurement(path: Path) -> bool:
-    """Tell what a bench wrote: an object that names the bench; a record has no such field."""
-    return "bench" in (read_record(path) or {})
+def _mark(path: Path) -> str | None:
+    """Return the field that only a bench's measurement or a study over seeds has, if it is one."""
+    found = read_record(path) or {}
+    return next((mark for mark in ("bench", "study") if mark in found), None)
 
 
 def sweep(folder: Path) -> None:
