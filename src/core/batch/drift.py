@@ -59,7 +59,7 @@ def compare(
         after: the other; where a run differs from it, that is the change.
         tolerance: for numbers behind figures, in lengths of their axes.
     """
-    return [_run(old, new, tolerance) for old, new in _pairs(before, after)]
+    return [_run(old, new, tolerance) for old, new in pairs(before, after)]
 
 
 def changes(old: Record, new: Record, tolerance: float = figures.TOLERANCE) -> list[Change]:
@@ -87,7 +87,7 @@ def environment(old: Record, new: Record) -> list[Change]:
     return [Change(*row) for row in rows if row[2] != row[3]]
 
 
-def _pairs(
+def pairs(
     before: list[Record], after: list[Record]
 ) -> Iterator[tuple[Record | None, Record | None]]:
     """Yield each record with its peer, or with None."""
