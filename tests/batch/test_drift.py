@@ -131,7 +131,7 @@ def test_json_and_csv_say_the_same(two, tmp_path):
 def test_a_single_record_is_a_set(two):
     root, after = two
     done = batch(root, "drift", "book/tiny.json", str(after / "tiny.json"))
-    assert done.stdout.splitlines() == ["tiny cpu: alike", "1 runs, all alike"]
+    assert done.stdout.splitlines() == ["tiny cpu: alike", "1 run, all alike"]
 
 
 def test_a_revision_of_git_is_a_set(two):

@@ -38,7 +38,7 @@ def read_ledgers(book: Path, chapters: Iterable[Chapter]) -> list[Ledger]:
         record = read_record(book / f"{chapter.name}.json") or {}
         if record.get("claims"):
             folder = book / "evidence" / chapter.name
-            told = _evidence(folder), read_record(folder / study.NAME)
+            told = _evidence(folder), study.read(folder / study.NAME)
             ledgers.append(Ledger(chapter.name, record["title"], record["claims"], *told))
     return ledgers
 

@@ -138,8 +138,8 @@ def book(jobs: int, timeout: int) -> int:
     if not well:
         click.echo(said)
         return 1
-    for name, committed, fresh in rendered.differences(chapters):
-        click.echo(f"differs from what is committed: {name}: {committed} -> {fresh}")
+    for name, change in rendered.differences(chapters):
+        click.echo(f"{name} differs from what is committed: {change}")
     click.echo(f"{counted(rendered.verdicts(chapters))}")
     click.echo(f"open {shown(root / '_build' / 'html' / 'index.html')}")
     return 0

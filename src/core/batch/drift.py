@@ -7,7 +7,7 @@ other versions, machines and commits are what may have caused it.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -62,16 +62,26 @@ def compare(
     return [_run(old, new, tolerance) for old, new in pairs(before, after)]
 
 
-def changes(old: Record, new: Record, tolerance: float = figures.TOLERANCE) -> list[Change]:
-    """Return what came out otherwise in one run, script and parameters first."""
-    ends = _end(old), _end(new)
-    fields = [("end", "", *ends), ("script", "", old["source"][:12], new["source"][:12])]
-    fields += _values("parameter", old["parameters"], new["parameters"])
-    fields += [("warning", "", w, ABSENT) for w in old["warnings"] if w not in new["warnings"]]
-    fields += [("warning", "", ABSENT, w) for w in new["warnings"] if w not in old["warnings"]]
-    whole = ends == ("done", "done")  # a run that failed on its way has not got to all
-    found = [Change(*one) for one in fields if one[2] != one[3]]
-    return [*found, *_claims(old, new, whole), *_figures(old, new, whole, tolerance)]
+def asked(old: Record, new: Record) -> list[Change]:
+    """Return in which way not the same was run: the script, the parameters."""
+    script = Change("script", "", old["source"][:12], new["source"][:12])
+    was, now = ({n: _said(v) for n, v in r["parameters"].items()} for r in (old, new))
+    values = [
+        Change("parameter", n, was.get(n, ABSENT), now.get(n, ABSENT)) for n in {**was, **now}
+    ]
+    return _differing([script, *values])
+
+
+def outcomes(old: Record, new: Record, tolerance: float = figures.TOLERANCE) -> list[Change]:
+    """Return what came out otherwise: how the run ended, its warnings, claims and figures."""
+    ends = Change("end", "", _end(old), _end(new))
+    warned = [
+        Change("warning", "", *(w if w in side["warnings"] else ABSENT for side in (old, new)))
+        for w in dict.fromkeys([*old["warnings"], *new["warnings"]])
+    ]
+    whole = ends.before == ends.after == "done"  # one that failed on its way has not got to all
+    found = [ends, *warned, *_claims(old, new, whole), *_figures(old, new, whole, tolerance)]
+    return _differing(found)
 
 
 def environment(old: Record, new: Record) -> list[Change]:
@@ -84,7 +94,7 @@ def environment(old: Record, new: Record) -> list[Change]:
     files = {**old["library"], **new["library"]}
     other = sum(old["library"].get(name) != new["library"].get(name) for name in files)
     rows.append(("library", "", "as it was", f"{other} files differ" if other else "as it was"))
-    return [Change(*row) for row in rows if row[2] != row[3]]
+    return _differing(Change(*row) for row in rows)
 
 
 def pairs(
@@ -121,18 +131,17 @@ def _run(old: Record | None, new: Record | None, tolerance: float) -> Run:
         sides = (THERE, ABSENT) if old else (ABSENT, THERE)
         run.changes.append(Change("run", "", *sides))
     else:
-        run.changes.extend(changes(old, new, tolerance))
+        run.changes.extend([*asked(old, new), *outcomes(old, new, tolerance)])
         run.environment.extend(environment(old, new))
     return run
 
 
+def _differing(found: Iterable[Change]) -> list[Change]:
+    return [change for change in found if change.before != change.after]
+
+
 def _end(record: Record) -> str:
     return "done" if record["failure"] is None else f"failed at {told(record['failure'])}"
-
-
-def _values(what: str, old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    was, now = ({name: _said(value) for name, value in side.items()} for side in (old, new))
-    return [(what, n, was.get(n, ABSENT), now.get(n, ABSENT)) for n in {**old, **new}]
 
 
 def _said(value: Any) -> str:
@@ -143,8 +152,7 @@ def _claims(old: Record, new: Record, whole: bool) -> Iterator[Change]:
     was, now = ({claim["id"]: claim for claim in record["claims"]} for record in (old, new))
     for name in {**was, **now}:
         if name in was and name in now:
-            fields = ((key, was[name][key], now[name][key]) for key in CLAIM)
-            yield from (Change(key, name, *sides) for key, *sides in fields if sides[0] != sides[1])
+            yield from (Change(key, name, was[name][key], now[name][key]) for key in CLAIM)
         elif whole:
             sides = (side[name]["verdict"] if name in side else ABSENT for side in (was, now))
             yield Change("claim", name, *sides)

@@ -64,9 +64,8 @@ def _lines(runs: list[Run]) -> Iterator[str]:
     counts = Counter(change.what for run in runs for change in run.changes)
     told = ", ".join(f"{what} {number}" for what, number in counts.items())
     drifted = sum(bool(run.changes) for run in runs)
-    yield (
-        f"{drifted} of {len(runs)} runs drifted: {told}" if told else f"{len(runs)} runs, all alike"
-    )
+    total = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    yield f"{drifted} of {total} drifted: {told}" if told else f"{total}, all alike"
 
 
 def _rows(runs: list[Run]) -> Iterator[Row]:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from core.batch.chapters import Refused
-from core.batch.records import Record, faults
+from core.batch.records import Record, faults, mark_of
 from core.batch.storage import results_at
 
-MARKS = ("chapter", "claims", "parameters")
+FIELDS = {"chapter", "claims"}  # what has these is meant as a record
 FAILED = ".failed.json"
 
 
@@ -78,7 +78,7 @@ def _records(texts: Iterable[tuple[str, str]]) -> Iterator[Record]:
             found = json.loads(text)
         except ValueError as error:
             raise Refused(f"{name} is no JSON: {error}") from error
-        if not isinstance(found, dict) or not all(mark in found for mark in MARKS):
+        if not isinstance(found, dict) or mark_of(found) or not found.keys() >= FIELDS:
             continue
         wrong = faults(found)
         if wrong:

@@ -13,7 +13,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from core.batch.chapters import Chapter, Refused
-from core.batch.records import Record
+from core.batch.records import Record, read_record
 from core.batch.results import Results
 from core.batch.trace import told
 
@@ -29,6 +29,12 @@ def path_of(chapter: Chapter) -> Path:
 def faults(study: Any) -> list[str]:
     """Return where a study departs from its schema, one line each."""
     return [f"{error.json_path}: {error.message}" for error in _schema().iter_errors(study)]
+
+
+def read(path: Path) -> Study | None:
+    """Return the study, None where there is none or it is not valid."""
+    found = read_record(path)
+    return None if found is None or faults(found) else found
 
 
 def runs_of(results: Results, scale: str | None) -> dict[str, list[Record]]:
