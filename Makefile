@@ -3,7 +3,7 @@
 PYTHON ?= python3
 .DEFAULT_GOAL := help
 .SHELLFLAGS := -ec
-.PHONY: help book site test grid lab refresh bench clean
+.PHONY: help book site test grid lab refresh bench clean drift-newest drift-oldest
 
 RUN := .venv/bin/python
 DONE := .venv/.done-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
@@ -14,6 +14,9 @@ MUP := _build/mup-1.0.0
 # two processes of one thread each; files, and with them notebooks, stay whole
 PARALLEL := OMP_NUM_THREADS=1 $(RUN)
 SPREAD := -n 2 --dist loadfile
+CHAPTERS := $(patsubst book/%.ipynb,%,$(wildcard book/*.ipynb))
+# what executing a chapter needs; the other extras render, test, or need a cluster
+EXTRAS := book,models,kernels,vrpo,mup,multisource,controlvideo
 SITE_DONE := .venv-site/.done-$(shell cksum < requirements-site.txt | cut -d' ' -f1)
 
 # Render the committed notebooks with the programs in $(1). All pages are read anew: Sphinx would
@@ -27,8 +30,27 @@ define render
 	@echo "open _build/site/index.html"
 endef
 
+# Execute all chapters at scale smoke with the Python $(1), into the folder $(2), which is emptied.
+# A chapter that fails leaves a record of it.
+define smoke
+	@rm -rf $(2)
+	@for chapter in $(CHAPTERS); do \
+		OMP_NUM_THREADS=1 $(1) -m core.batch run $$chapter --scale smoke --out $(2) || test $$? = 1; done
+endef
+
+# Install into _build/$(1) the versions that _build/drift/$(1).txt wants, and see what they change.
+define drift
+	@echo "installing the $(1) versions into _build/$(1)"
+	@rm -rf _build/$(1) && $(PYTHON) -m venv _build/$(1)
+	@_build/$(1)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint _build/drift/$(1).txt --editable '.[$(EXTRAS)]'
+	$(call smoke,$(RUN),_build/drift/pinned)
+	$(call smoke,_build/$(1)/bin/python,_build/drift/$(1))
+	@$(RUN) -m core.batch drift _build/drift/pinned _build/drift/$(1)
+endef
+
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 book: $(DONE) ## execute what is stale, render the book to _build/html
 	@$(RUN) -m core.batch book
@@ -50,10 +72,18 @@ test: $(DONE) $(OLD_TRITON) $(MUP) ## all checks: style, types, tests, the commi
 grid: $(DONE) ## the tests of core.batch grid that take minutes: workers that are killed, clusters
 	$(PARALLEL) -m pytest -m grid tests/batch
 
+drift-newest: $(DONE) ## what the newest releases change, in an environment of their own; TORCH=torch==2.13.0
+	@mkdir -p _build/drift && echo '$(or $(TORCH),torch)' > _build/drift/newest.txt
+	$(call drift,newest)
+
+drift-oldest: $(DONE) ## what the lower bounds of pyproject.toml change
+	@mkdir -p _build/drift && $(RUN) -m core.batch.bounds $(TORCH) > _build/drift/oldest.txt
+	$(call drift,oldest)
+
 lab: $(DONE) ## work on copies of the chapters in _build/lab; a copy that is there stays
 	@mkdir -p _build/lab
 	@printf '%s\n' 'formats = "ipynb,py:percent"' | cat - jupytext.toml > _build/lab/jupytext.toml
-	@for f in book/*.ipynb book/*.py; do \
+	@for f in $(CHAPTERS:%=book/%.ipynb) $(CHAPTERS:%=book/%.py); do \
 		test -e _build/lab/$${f#book/} || cp $$f _build/lab/; done
 	cd _build/lab && ../../.venv/bin/jupyter lab $(LAB)
 

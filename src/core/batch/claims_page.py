@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from core.batch import study
 from core.batch.chapters import Chapter
 from core.batch.records import Record, read_record, runs_in, schema
 
@@ -22,6 +23,7 @@ class Ledger(NamedTuple):
     title: str
     claims: list[dict[str, str]]
     evidence: dict[str, Record]
+    over_seeds: study.Study | None = None
 
 
 def read_ledgers(book: Path, chapters: Iterable[Chapter]) -> list[Ledger]:
@@ -35,16 +37,22 @@ def read_ledgers(book: Path, chapters: Iterable[Chapter]) -> list[Ledger]:
     for chapter in chapters:
         record = read_record(book / f"{chapter.name}.json") or {}
         if record.get("claims"):
-            evidence = _evidence(book / "evidence" / chapter.name)
-            ledgers.append(Ledger(chapter.name, record["title"], record["claims"], evidence))
+            folder = book / "evidence" / chapter.name
+            told = _evidence(folder), study.read(folder / study.NAME)
+            ledgers.append(Ledger(chapter.name, record["title"], record["claims"], *told))
     return ledgers
 
 
 def page(ledgers: list[Ledger]) -> str:
     """Return `claims.md`: what the verdicts mean in number, then a row for every claim."""
     scales = sorted({scale for ledger in ledgers for scale in ledger.evidence})
-    rows = [(*COLUMNS, *(f"Verdict ({scale})" for scale in scales))]
-    rows += [_row(ledger, claim, scales) for ledger in ledgers for claim in ledger.claims]
+    over_seeds = ("Over seeds",) if any(ledger.over_seeds for ledger in ledgers) else ()
+    rows = [(*COLUMNS, *over_seeds, *(f"Verdict ({scale})" for scale in scales))]
+    rows += [
+        _row(ledger, claim, scales, bool(over_seeds))
+        for ledger in ledgers
+        for claim in ledger.claims
+    ]
     verdicts = [claim["verdict"] for ledger in ledgers for claim in ledger.claims]
     head = ["# Claims", "", NOTICE, "", f"{counted(verdicts)}.", ""]
     table = ["```{list-table}", ":class: claims", ":header-rows: 1", "", *_items(rows), "```"]
@@ -99,11 +107,15 @@ def _evidence(folder: Path) -> dict[str, Record]:
     return {scale: record for scale, record in found.items() if record}
 
 
-def _row(ledger: Ledger, claim: dict[str, str], scales: list[str]) -> tuple[str, ...]:
+def _row(
+    ledger: Ledger, claim: dict[str, str], scales: list[str], over_seeds: bool
+) -> tuple[str, ...]:
     texts = (claim[key] for key in ("source", "statement", "paper", "here", "verdict"))
     name = claim["id"]
     others = (_verdict(ledger.evidence.get(scale), name) for scale in scales)
-    return ledger.chapter, f"[{name}](#{name})", *map(escape, texts), *others
+    seeds = study.told_of(ledger.over_seeds, name, claim["verdict"]) if ledger.over_seeds else ""
+    told = (escape(seeds),) if over_seeds else ()
+    return ledger.chapter, f"[{name}](#{name})", *map(escape, texts), *told, *others
 
 
 def _verdict(record: Record | None, name: str) -> str:
