@@ -3,7 +3,7 @@
 PYTHON ?= python3
 .DEFAULT_GOAL := help
 .SHELLFLAGS := -ec
-.PHONY: help book site test grid lab refresh bench clean drift-newest drift-oldest
+.PHONY: help book site test grid lab refresh bench clean drift-newest drift-oldest rendered
 
 RUN := .venv/bin/python
 DONE := .venv/.done-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
@@ -11,12 +11,16 @@ DONE := .venv/.done-$(shell cat requirements.txt pyproject.toml | cksum | cut -d
 OLD_TRITON := $(if $(filter Linux,$(shell uname)),_build/triton-3.6.0)
 # the reference of core.mup, for tests and bench; installed, it would bring what breaks diffusers
 MUP := _build/mup-1.0.0
-# two processes of one thread each; files, and with them notebooks, stay whole
-PARALLEL := OMP_NUM_THREADS=1 $(RUN)
-SPREAD := -n 2 --dist loadfile
 CHAPTERS := $(patsubst book/%.ipynb,%,$(wildcard book/*.ipynb))
 # what executing a chapter needs; the other extras render, test, or need a cluster
 EXTRAS := book,models,kernels,vrpo,mup,multisource,controlvideo
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest
+# what `make test` does, two at a time, each in a process of one thread; one alone: make test-mesa
+RERUN := $(CHAPTERS:%=rerun-%)
+ROOMS := $(patsubst tests/%/,test-%,$(sort $(dir $(wildcard tests/*/test_*.py))))
+CHECKS := style $(RERUN) $(ROOMS) test-rest types compiled  # notebooks early, for they are longest
+.PHONY: $(CHECKS)
+WHOLE := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 SITE_DONE := .venv-site/.done-$(shell cksum < requirements-site.txt | cut -d' ' -f1)
 
 # Render the committed notebooks with the programs in $(1). All pages are read anew: Sphinx would
@@ -58,19 +62,37 @@ book: $(DONE) ## execute what is stale, render the book to _build/html
 site: $(SITE_DONE) ## render the committed notebooks to _build/site, without torch
 	$(call render,.venv-site/bin)
 
-test: $(DONE) $(OLD_TRITON) $(MUP) ## all checks: style, types, tests, the committed book, its re-execution, its rendering
+test: ## all checks: style, types, tests, the committed book, its re-execution, its rendering
+	@$(MAKE) --no-print-directory --jobs=2 $(WHOLE) $(CHECKS)
+
+$(CHECKS) rendered: $(DONE) $(OLD_TRITON) $(MUP)
+
+style:
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
-	.venv/bin/pyright --pythonpath $(RUN)
 	$(RUN) -m core.batch check
+
+types:
+	.venv/bin/pyright --pythonpath $(RUN)
+
+$(RERUN): rerun-%:
+	$(PYTEST) --nbval-lax --nbval-current-env --nbval-cell-timeout 600 book/$*.ipynb
+
+$(ROOMS): test-%:
+	SITE=_build/site PYTHONPATH=$(MUP) $(PYTEST) -m "not grid" tests/$*
+
+test-rest:
+	$(PYTEST) tests/test_*.py
+
+test-book: rendered
+rendered:
 	$(call render,.venv/bin)
-	SITE=_build/site PYTHONPATH=$(MUP) $(PARALLEL) -m pytest $(SPREAD) -m "not grid"
+
+compiled:
 	$(if $(OLD_TRITON),PYTHONPATH=$(OLD_TRITON) $(RUN) -m core.kernels.aot --arch 90)
-	$(PARALLEL) -m pytest $(SPREAD) --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
-		book/*.ipynb
 
 grid: $(DONE) ## the tests of core.batch grid that take minutes: workers that are killed, clusters
-	$(PARALLEL) -m pytest -m grid tests/batch
+	$(PYTEST) -m grid tests/batch
 
 drift-newest: $(DONE) ## what the newest releases change, in an environment of their own; TORCH=torch==2.13.0
 	@mkdir -p _build/drift && echo '$(or $(TORCH),torch)' > _build/drift/newest.txt
