@@ -40,18 +40,24 @@ def tell(app: Sphinx, doctree: nodes.document) -> None:
         return
     app.env.note_dependency(str(record))
     told = json.loads(record.read_text(encoding="utf-8"))
+    files = [
+        nodes.Text(" Download: "),
+        download(page.with_suffix(".py"), "script"),
+        nodes.Text(", "),
+        download(page.with_suffix(".ipynb"), "notebook"),
+        nodes.Text("."),
+        *bootstrap(app.config.html_theme_options),
+    ]
     line = nodes.paragraph(
         "",
-        f"About {duration(told)} on {machine(told)}; executed on {date(told)}. Download: ",
-        *(file(page.with_suffix(".py"), "script"), nodes.Text(", ")),
-        *(file(page.with_suffix(".ipynb"), "notebook"), nodes.Text(".")),
-        *bootstrap(app.config.html_theme_options),
+        f"About {duration(told)} on {machine(told)}; executed on {date(told)}.",
+        nodes.inline("", "", *files, classes=["downloads"]),
         classes=["executed"],
     )
     title.parent.insert(title.parent.index(title) + 1, line)
 
 
-def file(path: Path, text: str) -> nodes.Node:
+def download(path: Path, text: str) -> nodes.Node:
     """Return a link that downloads a file beside the page."""
     return download_reference("", text, reftarget=path.name)
 
