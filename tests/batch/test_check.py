@@ -63,6 +63,7 @@ def pretend_executed(root: Path) -> None:
             cell.outputs = outputs.pop(0)
     nbformat.write(normalise(tiny.source), tiny.notebook)
     edit_record(root, source=tiny.sha256)
+    rewrite_pages(root)
 
 
 def measure(root: Path, chapter: str) -> None:
@@ -248,6 +249,14 @@ FAULTS = {
     "readme without table": (
         lambda root: (root / "README.md").write_text("# Book\n"),
         "README.md: it has no table of claims; put <!-- claims -->",
+    ),
+    "edited front": (
+        lambda root: edit(root / "book" / "intro.md", ">1<", ">2<"),
+        "book/intro.md: it is not what the records give; .*refresh --pages",
+    ),
+    "front without table": (
+        lambda root: (root / "book" / "intro.md").write_text("# Book\n"),
+        "book/intro.md: it has no table of claims; put <!-- claims -->",
     ),
     "scale of unknown name": (
         lambda root: (root / "book/scales/tiny/long.yaml").write_text("runs: 3\n"),

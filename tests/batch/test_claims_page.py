@@ -1,11 +1,15 @@
 """The generated pages, read back by a Markdown parser that is not ours."""
 
+import re
+from html import unescape
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from markdown_it import MarkdownIt
 
 from core.batch.chapters import all_chapters
+from core.batch.circumstances import date, duration, machine, versions
 from core.batch.claims_page import Ledger, counted, escape, page, read_ledgers, summary
 
 CLAIM = {
@@ -19,8 +23,22 @@ CLAIM = {
 }
 
 
-def ledger(*claims, **evidence) -> Ledger:
-    return Ledger("a", "A *title*", list(claims), evidence)
+def run(*claims, scale="cpu", source="s", **provenance):
+    where = {"python": "3.12.1", "packages": {"torch": "2.9"}, "commit": "12345678", "dirty": False}
+    machine = {"device": "cpu", "cpu": "A <fast> one", "threads": 1}
+    return {
+        "title": "A *title*",
+        "claims": list(claims),
+        "scale": scale,
+        "source": source,
+        "started": "2026-02-03T23:59:59Z",
+        "seconds": 35.4,
+        "provenance": {**where, **machine, **provenance},
+    }
+
+
+def ledger(*claims, **evidence):
+    return Ledger("a", run(*claims), evidence)
 
 
 @pytest.mark.parametrize(
@@ -58,12 +76,56 @@ def test_a_row_is_one_line_a_cell():
 
 def test_the_page_counts_links_and_tabulates():
     other = {**CLAIM, "id": "a-e2", "verdict": "holds"}
-    text = page([ledger(CLAIM, other, gpu={"claims": [{**CLAIM, "verdict": "undecided"}]})])
+    gpu = run({**CLAIM, "here": "a < b", "verdict": "undecided"}, scale="gpu", device="NVIDIA X")
+    text = page([ledger(CLAIM, other, gpu=gpu)])
     assert "2 claims: 1 holds, 1 corrected." in text
     assert "  - Verdict\n  - Verdict (gpu)\n" in text
     assert "* - a\n  - [a-e1](#a-e1)\n  - Thm. 1\n" in text
-    assert "  - corrected\n  - undecided\n" in text
-    assert text.rstrip().endswith("  - holds\n  -\n```")  # no evidence for the second claim
+    first, second = [cells(row) for row in text.split("* - ")[2:]]
+    assert first[-2:] == [
+        "corrected|3 February 2026, 1 thread of A <fast> one, no GPU",
+        "undecided|a < b; 3 February 2026, 1 thread of A <fast> one, NVIDIA X",
+    ]
+    assert second[-2:] == ["holds|3 February 2026, 1 thread of A <fast> one, no GPU", ""]
+
+
+def cells(row):
+    """The cells of a row, as a reader of HTML sees them; what opens stands behind a bar."""
+    lines = row.partition("\n```")[0].rstrip("\n").split("\n")
+    shown = [line.strip().removeprefix("-").strip() for line in lines]
+    return [unescape(re.sub("<.*?>", "", cell.replace("</summary>", "|"))) for cell in shown]
+
+
+def test_a_verdict_leads_to_its_run():
+    text = page([ledger(CLAIM, gpu=run(CLAIM, scale="gpu", source="another", dirty=True))])
+    leads, stands = re.findall('href="#([^"]*)"', text), re.findall('id="([^"]*)"', text)
+    assert leads == stands == ["run-a-cpu", "run-a-gpu"]
+    here, there = text.split("\n- <span")[1:]
+    assert "**a, cpu**: 3 February 2026, in 35 seconds on 1 thread of A \\<fast\\> one" in here
+    assert "Python 3.12.1, torch 2.9; commit 1234567." in here
+    assert "another version of the chapter" in there
+    assert "commit 1234567 with changes." in there
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.2, "1 second"),
+        (99.4, "99 seconds"),
+        (99.6, "2 minutes"),
+        (794, "13 minutes"),
+        (9000, "2.5 hours"),
+    ],
+)
+def test_a_duration_is_told_as_one_says_it(seconds, said):
+    assert duration({"seconds": seconds}) == said
+
+
+def test_what_is_told_of_a_run_outside_git_on_two_threads():
+    there = run(commit=None, dirty=None, threads=2, device="NVIDIA X, NVIDIA X")
+    assert date(there) == "3 February 2026"
+    assert machine(there) == "2 threads of A <fast> one, NVIDIA X, NVIDIA X"
+    assert versions(there) == "Python 3.12.1, torch 2.9; outside git"
 
 
 def test_without_claims_it_says_so():
@@ -72,9 +134,30 @@ def test_without_claims_it_says_so():
 
 
 def test_the_summary_is_a_table_a_reader_of_the_readme_sees():
-    html = MarkdownIt("gfm-like", {"linkify": False}).render(summary([ledger(CLAIM)]))
-    assert html.count("<tr>") == 2
+    text = summary([ledger(CLAIM)], in_book=False)
+    html = MarkdownIt("gfm-like", {"linkify": False}).render(text)
+    assert html.count("<tr>") == 3
     assert '<a href="book/a.ipynb">A *title*</a>' in html
+    assert "corrected" in html
+    assert "holds" not in html  # no column for what did not occur
+    assert "claims.html" not in html
+
+
+def test_in_the_book_each_number_leads_to_the_claims_it_counts():
+    far = {**CLAIM, "id": "a-e2", "verdict": "holds at this scale"}
+    text = summary([ledger(CLAIM, far, far)], in_book=True)
+    asked = [parse_qs(urlsplit(unescape(a)).query) for a in re.findall('href="([^"]*)"', text)]
+    scale, wrong = ["holds at this scale"], ["corrected"]
+    assert asked == [
+        {"paper": ["a"]},
+        {"paper": ["a"], "verdict": scale},
+        {"paper": ["a"], "verdict": wrong},
+        {},
+        {"verdict": scale},
+        {"verdict": wrong},
+    ]
+    assert re.findall(">(.)</a>", text) == ["3", "2", "1", "3", "2", "1"]
+    assert 'aria-label="2 claims, a, holds at this scale"' in text
 
 
 def test_evidence_is_runs_and_no_measurements(refreshed: Path):

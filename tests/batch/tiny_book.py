@@ -94,7 +94,8 @@ def make_book(root: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "_toc.yml").write_text(TOC)
     (root / "README.md").write_text("# Tiny\n\n<!-- claims -->\n<!-- /claims -->\n\nEnd.\n")
-    (folder / "intro.md").write_text("# Intro\n\nSee [the claim](#tiny-e1).\n")
+    intro = "# Intro\n\nSee [the claim](#tiny-e1).\n\n<!-- claims -->\n<!-- /claims -->\n"
+    (folder / "intro.md").write_text(intro)
     (folder / "tiny.py").write_text(TINY)
     (folder / "scales" / "tiny").mkdir(parents=True)
     (folder / "scales" / "tiny" / "long.yaml").write_text("rate: 2\nwidths: [3]\n")

@@ -101,6 +101,23 @@ def open_page(chromium, html):
         context.close()
 
 
+@pytest.fixture
+def tab_to():
+    """Press Tab on a page until an element that is wanted has the focus."""
+
+    def press(page, wanted, at_most=60):
+        for _ in range(at_most):
+            page.keyboard.press("Tab")
+            if page.evaluate("wanted => document.activeElement.matches(wanted)", wanted):
+                return
+        raise AssertionError(f"{at_most} times Tab did not lead to {wanted}")
+
+    return press
+
+
 def pytest_generate_tests(metafunc):
     if "address" in metafunc.fixturenames:
         metafunc.parametrize("address", pages())
+    if "executed" in metafunc.fixturenames:
+        notebooks = {f"{path.stem}.html" for path in (ROOT / "book").glob("*.ipynb")}
+        metafunc.parametrize("executed", [page for page in pages() if page in notebooks])

@@ -1,13 +1,22 @@
 """Axe on every page, light and dark: WCAG 2.1 A and AA, and its best practices."""
 
-import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-# all rules once; in the dark only colours differ
-RULES = {
-    "light": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"],
-    "dark": ["color-contrast"],
-}
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
+# it compares every element with every other, and so has a page of its own size
+CONTRAST = "color-contrast"
+ALIKE = 20
+
+# elements by the thousand that are not ours to mend: MathJax's, and the colours of code
+WITHOUT_MATH_AND_CODE = """() => {
+    for (const it of document.querySelectorAll("mjx-container, .cell_input .highlight"))
+        it.replaceWith("x");
+}"""
+# entries of the reference look alike, and so do those of its contents
+WITHOUT_WHAT_LOOKS_ALIKE = """count => {
+    for (const kind of ["dl.py", ".bd-sidebar-secondary li"])
+        [...document.querySelectorAll(kind)].slice(count).forEach(it => it.remove());
+}"""
 
 # (rule, what the element's html holds): whose it is
 KNOWN = {
@@ -22,17 +31,24 @@ def is_known(rule, html):
     return any(rule == known and part in html for known, part in KNOWN)
 
 
-@pytest.mark.parametrize("scheme", RULES)
-def test_a_page_is_accessible(open_page, address, scheme):
-    page = open_page(address, color_scheme=scheme)
-    # thousands of elements: MathJax's own; code in cells, whose colours are those of all code
-    what = {"exclude": [["mjx-container"], [".cell_input .highlight"]]}
-    how = {"runOnly": RULES[scheme], "resultTypes": ["violations"]}
-    violations = Axe().run(page, what, how).response["violations"]
-    ours = [
+def complaints(page, rules):
+    how = {**rules, "resultTypes": ["violations"]}
+    return [
         f"{violation['id']} ({violation['impact']}): {node['html'][:200]}"
-        for violation in violations
+        for violation in Axe().run(page, options=how).response["violations"]
         for node in violation["nodes"]
         if not is_known(violation["id"], node["html"])
     ]
-    assert not ours, "\n".join(ours)
+
+
+def test_a_page_is_accessible(open_page, address):
+    page = open_page(address)
+    page.evaluate("globalThis.MathJax?.startup.promise.then(() => null)")
+    page.evaluate(WITHOUT_MATH_AND_CODE)
+    found = complaints(page, {**RULES, "rules": {CONTRAST: {"enabled": False}}})
+    page.evaluate(WITHOUT_WHAT_LOOKS_ALIKE, ALIKE)
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_function(f"document.documentElement.dataset.theme == '{scheme}'")
+        found += [f"{scheme}: {one}" for one in complaints(page, {"runOnly": [CONTRAST]})]
+    assert not found, "\n".join(found)

@@ -1,4 +1,4 @@
-"""What a reader meets in a browser, offline: equations, phone, search, filter, silence."""
+"""What a reader meets in a browser, offline: equations, phone, search, keyboard, paper, silence."""
 
 import re
 
@@ -7,6 +7,15 @@ import pytest
 # of the theme, on every page: sphinx-thebe adds its script twice
 KNOWN_COMPLAINTS = re.compile(r"Identifier 'THEBE_JS_URL' has already been declared")
 PHONE = {"width": 390, "height": 844}
+# A4 without margins of 15 mm, in the pixels of CSS
+PAPER = {"width": 680, "height": 1010}
+# what is wider than the article, or than it may be without scrolling
+CUT = """all => all.filter(it => it.checkVisibility()).filter(it => {
+    const edge = it.closest("article").getBoundingClientRect().right;
+    const scrolls = getComputedStyle(it).overflowX != "visible";
+    const hides = scrolls && it.scrollWidth > it.clientWidth + 1;
+    return hides || it.getBoundingClientRect().right > edge + 1;
+}).map(it => it.outerHTML.slice(0, 100))"""
 
 
 def test_a_page_asks_nothing_of_the_network_and_complains_of_nothing(open_page, address):
@@ -33,7 +42,13 @@ def test_a_page_fits_a_phone(open_page, address):
 
 @pytest.mark.parametrize(
     ("words", "found_in"),
-    [("not_tried", "api/lab.html"), ("gradient flow", "mesa.html"), ("verdict", "intro.html")],
+    [
+        ("not_tried", "api/lab.html"),
+        ("gradient flow", "mesa.html"),
+        ("Theorem 4.3", "mesa.html"),
+        ("Lemma 5.2", "mesa.html"),
+        ("verdict", "intro.html"),
+    ],
 )
 def test_search_finds(open_page, words, found_in):
     page = open_page(f"search.html?q={words.replace(' ', '+')}")
@@ -43,45 +58,6 @@ def test_search_finds(open_page, words, found_in):
     assert any(link.endswith(f"/{found_in}") for link in links), links
 
 
-def rows(page):
-    return page.locator("table.claims tbody tr:visible")
-
-
-def test_claims_are_filtered_by_hand_and_from_the_address(open_page):
-    page = open_page("claims.html")
-    everything = rows(page).count()
-    verdicts = page.locator(".claims-filter select").nth(1)
-    choices = verdicts.locator("option").all_inner_texts()
-    assert choices[0] == "all"
-    assert len(choices) > 1
-    counts = {}
-    for choice in choices[1:]:
-        verdicts.select_option(choice)
-        # other scales have verdict columns of their own, to the right of the filtered one
-        shown = [row.locator(".verdict").first.inner_text() for row in rows(page).all()]
-        assert set(shown) == {choice}
-        counts[choice] = len(shown)
-        asked = open_page(f"claims.html?verdict={choice}&paper=mesa")
-        assert rows(asked).count() <= len(shown)
-        assert asked.locator(".claims-filter select").nth(1).input_value() == choice
-    assert sum(counts.values()) == everything
-
-
-def test_claims_stand_without_script(open_page):
-    with_script = rows(open_page("claims.html")).count()
-    assert rows(open_page("claims.html", java_script_enabled=False)).count() == with_script > 0
-
-
-def test_a_claim_leads_to_the_cell_that_proves_it(open_page):
-    page = open_page("claims.html")
-    link = page.locator("table.claims tbody a").first
-    id = link.inner_text()
-    link.click()
-    page.wait_for_load_state("load")
-    assert page.url.endswith(f"#{id}")
-    assert "cell" in (page.locator(f"[id='{id}']").get_attribute("class") or "")
-
-
 def test_the_ledger_is_legible_in_the_dark(open_page, papers):
     page = open_page(papers[0], color_scheme="dark")
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
@@ -89,3 +65,65 @@ def test_the_ledger_is_legible_in_the_dark(open_page, papers):
         "getComputedStyle(document.querySelector('table.ledger').parentElement).backgroundColor"
     )
     assert ground == "rgba(0, 0, 0, 0)"
+
+
+def test_a_page_is_read_by_keyboard_alone(open_page, papers, tab_to):
+    page = open_page(papers[0])
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent.trim()") == "Skip to main content"
+    page.keyboard.press("Enter")
+    fold = page.locator("details.hide").first
+    tab_to(page, "details.hide > summary")
+    page.keyboard.press("Enter")
+    assert fold.get_attribute("open") is not None
+    page.keyboard.press("Control+K")
+    page.keyboard.type("verdict")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search.html?q=verdict*")
+
+
+def test_the_colours_are_chosen_by_keyboard(open_page, tab_to):
+    page = open_page("intro.html")
+    before = page.evaluate("document.documentElement.dataset.mode")
+    tab_to(page, ".theme-switch-button")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.documentElement.dataset.mode") != before
+
+
+def cut_on_paper(page):
+    page.evaluate("globalThis.MathJax?.startup.promise.then(() => null)")
+    page.emulate_media(media="print")
+    return page.locator("article :is(pre, table, img, p.claim, .cell_output)").evaluate_all(CUT)
+
+
+def test_a_chapter_is_printed_whole(open_page, executed):
+    assert cut_on_paper(open_page(executed, viewport=PAPER)) == []
+
+
+def test_the_claims_are_printed_whole_across_the_page(open_page):
+    assert cut_on_paper(open_page("claims.html", viewport=PAPER)) != []
+    across = {"width": PAPER["height"], "height": PAPER["width"]}
+    assert cut_on_paper(open_page("claims.html", viewport=across)) == []
+
+
+def test_paper_is_light(open_page):
+    page = open_page("intro.html", color_scheme="dark")
+    page.evaluate("globalThis.theme = () => document.documentElement.dataset.theme")
+    page.evaluate("addEventListener('beforeprint', () => globalThis.inks = theme())")
+    page.pdf()
+    assert page.evaluate("[inks, theme()]") == ["light", "dark"]
+
+
+def test_clips_are_printed_as_film_strips(open_page):
+    page = open_page("controlvideo.html")
+    clips = page.locator("figure.clip").all()
+    assert clips
+    for clip in clips:
+        picture, strip = clip.locator("picture img"), clip.locator(".clip-strip")
+        heights = [it.evaluate("it => it.naturalHeight") for it in (picture, strip)]
+        assert heights[0] < heights[1]
+        assert [it.is_visible() for it in (picture, strip)] == [True, False]
+        page.emulate_media(media="print")
+        assert [it.is_visible() for it in (picture, strip)] == [False, True]
+        assert strip.get_attribute("alt") == picture.get_attribute("alt") != ""
+        page.emulate_media(media="screen")

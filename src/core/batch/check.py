@@ -144,9 +144,10 @@ def _strays(root: Path, chapters: list[Chapter]) -> Iterator[Problem]:
 def _pages(root: Path, chapters: list[Chapter]) -> Iterator[Problem]:
     """Demand that what is generated from the records is what they generate now."""
     due = claims_page.generated(root / "book", chapters)
-    if (root / "README.md").is_file() and root / "README.md" not in due:
-        marks = " and ".join(claims_page.MARKS)
-        yield Problem("README.md", "it has no table of claims", f"put {marks} where it belongs")
+    for name in claims_page.SUMMARISED:
+        if (root / name).is_file() and root / name not in due:
+            marks = " and ".join(claims_page.MARKS)
+            yield Problem(name, "it has no table of claims", f"put {marks} where it belongs")
     for path, text in due.items():
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             what = "it is not what the records give"
