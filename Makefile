@@ -3,7 +3,7 @@
 PYTHON ?= python3
 .DEFAULT_GOAL := help
 .SHELLFLAGS := -ec
-.PHONY: help book site test grid lab refresh bench clean
+.PHONY: help book site test grid lighthouse lab refresh bench clean
 
 RUN := .venv/bin/python
 DONE := .venv/.done-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
@@ -49,6 +49,9 @@ test: $(DONE) $(OLD_TRITON) $(MUP) ## all checks: style, types, tests, the commi
 
 grid: $(DONE) ## the tests of core.batch grid that take minutes: workers that are killed, clusters
 	$(PARALLEL) -m pytest -m grid tests/batch
+
+lighthouse: site $(DONE) ## what Lighthouse says of the pages, kept in tests/book; fetches it, by node
+	@$(RUN) tests/book/lighthouse.py _build/site
 
 lab: $(DONE) ## work on copies of the chapters in _build/lab; a copy that is there stays
 	@mkdir -p _build/lab
