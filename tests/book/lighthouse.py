@@ -16,6 +16,7 @@ import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from conftest import find_chromium, pages
 
@@ -46,11 +47,11 @@ class Compressed(SimpleHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *_: object) -> None:
         """Say nothing of each file."""
 
 
-def scores(address: str) -> dict[str, object]:
+def scores(address: str) -> dict[str, Any]:
     """Return what Lighthouse says of one address: scores, and the audits that are not passed."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "report.json"
