@@ -122,6 +122,7 @@ def test_a_paper_has_its_chapter_its_library_and_its_tests(paper, place):
 
 @pytest.mark.parametrize("paper", PAPERS)
 def test_a_paper_says_what_differs_and_what_was_reproduced(paper):
+    assert paper in CHAPTERS, f"the paper {paper!r} lacks book/{paper}.py"
     cells = [cell.source for cell in CHAPTERS[paper].source.cells if cell.cell_type == "markdown"]
     headings = re.findall(r"^## (.+)$", "\n\n".join(cells), re.M)
     assert headings[-1] == "What was reproduced", f"book/{paper}.py must end in its ledger"
@@ -202,10 +203,11 @@ def test_a_file_can_be_read_in_one_sitting(path):
 
 @pytest.mark.parametrize("room", [*PAPERS, "kernels", "train", "lab", "batch"])
 def test_every_module_stands_on_the_page_of_its_room(room):
-    page = (BOOK / "api" / f"{room}.md").read_text()
+    page = BOOK / "api" / f"{room}.md"
+    assert page.exists(), f"the room {room!r} lacks book/api/{room}.md"
     modules = {path.stem for path in (SRC / room).glob("[!_]*.py")} - {"bench", "cli"}
     modules = {name for name in modules if not name.endswith(("_triton", "_bench", "_cli"))}
-    missing = modules - set(re.findall(rf"automodule:: core\.{room}\.(\w+)", page))
+    missing = modules - set(re.findall(rf"automodule:: core\.{room}\.(\w+)", page.read_text()))
     assert not missing, f"book/api/{room}.md lacks {', '.join(sorted(missing))}"
 
 

@@ -93,7 +93,7 @@ def test_the_book_executes_once_and_renders_what_is_fresh(refreshed):
     assert third.returncode == 0, third.stdout
     assert third.stdout.splitlines() == [
         "rendering",
-        "differs from what is committed: tiny-e1: holds, 3.5 -> holds, 3.50",
+        "tiny differs from what is committed: here tiny-e1: 3.5 -> 3.50",
         "1 claim: 1 holds",
         "open _build/html/index.html",
     ]
@@ -115,4 +115,6 @@ def test_a_failing_chapter_is_not_rendered(refreshed):
 def test_a_claim_that_is_gone_differs(refreshed):
     forge(refreshed, lambda record: record.update(claims=[]))
     chapters = find_chapters(refreshed, ())
-    assert list(differences(chapters)) == [("tiny-e1", "holds, 3.5", "no such claim")]
+    assert [(name, str(change)) for name, change in differences(chapters)] == [
+        ("tiny", "claim tiny-e1: holds -> none")
+    ]

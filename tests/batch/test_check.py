@@ -102,6 +102,18 @@ def forged(notebook):
     notebook.cells[-1].outputs[0].metadata["core"]["claims"][0]["here"] = "3.6"
 
 
+def figure_of(notebook):
+    return notebook.cells[5].outputs[0].metadata["core"]["figure"][0]["series"][0]
+
+
+def moved(notebook):
+    figure_of(notebook)["y"] = "3.6"
+
+
+def no_numbers(notebook):
+    notebook.cells[5].outputs[0].metadata = {}
+
+
 def no_claims(notebook):
     notebook.cells[-1].outputs[0].metadata = {}
 
@@ -132,6 +144,22 @@ FAULTS = {
     "claim typed": (
         lambda root: (edit_record(root, claims=[]), rewrite_pages(root)),
         "its claims are not those in the notebook",
+    ),
+    "forged figure": (
+        lambda root: edit_notebook(root, moved),
+        "book/tiny.json: its figures are not those in the notebook; .*refresh tiny",
+    ),
+    "figure without numbers": (
+        lambda root: (edit_notebook(root, no_numbers), edit_record(root, figures={})),
+        "book/tiny.py: the figure of cell 5 carries no numbers; draw it with figure",
+    ),
+    "clip without numbers": (
+        lambda root: edit_notebook(root, html_image),
+        "the figure of cell 1 carries no numbers",
+    ),
+    "figure of no numbers in the record": (
+        lambda root: edit_record(root, figures={"tiny-dot": [{"title": "", "axes": {}}]}),
+        r"not valid, \$.figures\['?tiny-dot'?\]\[0\]: 'series' is a required",
     ),
     "claims untagged": (
         lambda root: edit_script(root, 'tags=["nbval-check-output"]', 'tags=["other"]'),
@@ -268,6 +296,10 @@ FAULTS = {
         lambda root: edit(root / "book/evidence/tiny/long.json", "tiny-e1", "tiny-e9"),
         "book/evidence/tiny/long.json: claim tiny-e9 is none of the chapter's",
     ),
+    "evidence with another figure": (
+        lambda root: edit(root / "book/evidence/tiny/long.json", '"y": "7"', '"y": "8"'),
+        "book/evidence/tiny/long.json: its figures are not those in its notebook",
+    ),
     "evidence that is a list": (
         lambda root: (root / "book/evidence/tiny/long.json").write_text("[]"),
         "book/evidence/tiny/long.json: it is the record of None",
@@ -334,6 +366,15 @@ def test_a_measurement_beside_a_chapter_is_no_run(refreshed, monkeypatch, capsys
     monkeypatch.chdir(refreshed)
     assert main(["check"]) == 0
     assert capsys.readouterr().out == "the book is as it should be\n"
+
+
+def test_what_was_executed_before_figures_had_numbers_is_in_order(refreshed):
+    edit_notebook(refreshed, no_numbers)
+    path = refreshed / "book" / "tiny.json"
+    record = json.loads(path.read_text())
+    del record["figures"]
+    path.write_text(json.dumps(record))
+    assert lines(refreshed) == []
 
 
 def test_several_labels_may_stand_together(refreshed):

@@ -1,5 +1,6 @@
 """Grids that run on workers here, alone or side by side, and what stops or spoils them."""
 
+import hashlib
 import json
 import os
 import resource
@@ -197,3 +198,42 @@ def test_results_of_another_version_are_refused(ran, command):
     ended = batch(ran, *command.split())
     assert ended.returncode == 2
     assert "has format 99, and this version of core.batch 1: name another folder" in ended.stderr
+
+
+@pytest.mark.parametrize("text", [b"x{\n", b'{"key": "a"}\n', b"[1]\n", b"\xff"], ids=repr)
+def test_a_plan_edited_by_hand_is_refused_and_written_anew(ran, text):
+    (ran / "_build" / "grid" / "plan.jsonl").write_bytes(text)
+    for command in ("status", "results", "plot"):
+        ended = batch(ran, command)
+        assert ended.returncode == 2
+        assert "plan.jsonl is not what a grid left: give the command of the gr" in ended.stderr
+        assert ended.stderr.count("\n") == 1
+    assert batch(ran, "grid", "tiny").returncode == 0
+    assert batch(ran, "status").stdout.startswith("1 tasks: 1 done")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"failure": null}', '{"failure": {"line": 1}}'])
+def test_a_failure_edited_by_hand_is_refused(ran, text):
+    kept = ran / "_build" / "grid" / "failed" / ("0" * 20)
+    kept.mkdir(parents=True)
+    (kept / "tiny.failed.json").write_text(text)
+    ended = batch(ran, "status")
+    assert ended.returncode == 2
+    assert "tiny.failed.json is not what the task left: remove that folder" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_record_that_lacks_a_field_is_refused_though_its_seal_was_edited_too(ran):
+    (done,) = (ran / "_build" / "grid" / "done").iterdir()
+    (done / "tiny.json").write_text('{"chapter": "tiny"}')
+    seal = json.loads((done / "seal.json").read_text())
+    seal["files"]["tiny.json"] = hashlib.sha256((done / "tiny.json").read_bytes()).hexdigest()
+    (done / "seal.json").write_text(json.dumps(seal))
+    ended = batch(ran, "results")
+    assert (ended.returncode, ended.stderr.count("hash mismatch")) == (2, 1)
+
+
+def test_what_a_file_manager_hides_in_the_folder_is_no_result(ran):
+    (ran / "_build" / "grid" / "done" / ".DS_Store").touch()
+    assert batch(ran, "status", "--verify").stdout == batch(ran, "status").stdout
+    assert batch(ran, "results", "--all").stdout.count("\ntiny,cpu,") == 1

@@ -13,7 +13,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from core.controlvideo import pretrain
 from core.controlvideo import scenes as scene
 from core.controlvideo.metrics import score
-from core.controlvideo.pretrain import CONTROLS, main
+from core.controlvideo.pretrain import main
 from core.controlvideo.small import WEIGHTS, make_scheduler, make_tokenizer, small
 
 
@@ -175,7 +175,7 @@ def test_words_of_captions_are_single_tokens():
 def test_the_weights_are_those_of_the_manifest():
     """Each is of exactly one stage; those of the base are not kept."""
     manifest = json.loads((WEIGHTS / "manifest.json").read_text())
-    nets = [f"controlnet_{kind}" for kind in CONTROLS]
+    nets = [f"controlnet_{kind}" for kind in scene.CONTROLS]
     assert {"base", "objects", *nets} <= manifest.keys()
     named = [
         (name, file["sha256"])
@@ -191,7 +191,7 @@ def test_the_weights_are_those_of_the_manifest():
 def test_the_weights_paint_what_is_asked(rng):
     """As the card says, on a few scenes."""
     seen = scene.draw(8, rng).edited(colour="red", texture="plain", shape="circle")
-    for kind in CONTROLS:
+    for kind in scene.CONTROLS:
         made = small((kind,))(
             "a plain red circle",
             scene.control(seen, kind),

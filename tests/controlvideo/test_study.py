@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,18 @@ def test_arms_of_a_case_start_from_the_same_noise(bench):
     # the key frame sees itself in both
     torch.testing.assert_close(own[0], key[0], atol=1e-4, rtol=0)
     assert (own[1:] - key[1:]).abs().max() > 1e-3
+
+
+def test_drawn_noise_has_steps_of_its_own_and_an_inversion_those_of_its_sampler(bench):
+    case, both = draw_case(0, 0, 3), replace(bench, drawn_steps=2)
+    bench.prepare(case, KEY_FRAME)
+    for start, same, not_that in (("shared", 2, 3), ("inverted", 3, 2)):
+        edit, plain, other = (
+            b.edit(case, KEY_FRAME, 1, start=start)
+            for b in (both, replace(bench, steps=same), replace(bench, steps=not_that))
+        )
+        assert torch.equal(edit, plain)
+        assert not torch.equal(edit, other)
 
 
 def test_arms_are_tuned_and_scored(bench):

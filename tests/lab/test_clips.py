@@ -16,7 +16,7 @@ def shown(monkeypatch):
 
     def show(*args, **options):
         out = []
-        monkeypatch.setattr("IPython.display.display", out.append)
+        monkeypatch.setattr("IPython.display.display", lambda page, metadata: out.append(page))
         clip(*args, **options)
         return out[0].data
 

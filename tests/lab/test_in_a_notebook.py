@@ -17,6 +17,8 @@ CELLS = [
     "                  expected=expected)",
     "ledger",
     "ledger.verify()",
+    "import numpy as np\nfrom core.lab import clip, heat_maps\nheat_maps({'m': [[1.0, -2.0]]})",
+    "clip({'a': np.full((2, 3, 4, 4), 0.2)}, alt='grey', caption='grey')",
 ]
 
 
@@ -37,6 +39,21 @@ def test_a_figure_is_the_same_bytes_twice_and_names_no_software(outputs):
     )
     assert first == second
     assert b"tEXt" not in first
+
+
+def test_a_figure_carries_the_numbers_behind_it(outputs):
+    for cell in (outputs[1], outputs[2]):
+        (shown,) = [out for out in cell if "image/png" in out.get("data", {})]
+        (panel,) = shown["metadata"]["core"]["figure"]
+        assert panel["series"] == [{"kind": "line", "n": 2, "x": "0 1", "y": "1 2"}]
+
+
+def test_heat_maps_and_clips_carry_theirs(outputs):
+    maps, film = outputs[7][0], outputs[8][0]
+    assert maps["metadata"]["core"]["figure"][0]["series"][0]["colour"] == "1 -2"
+    assert "image/png" in maps["data"]
+    (series,) = film["metadata"]["core"]["figure"][0]["series"]
+    assert series == {"kind": "clip", "label": "a", "n": 6, "colour": " ".join(["0.2"] * 6)}
 
 
 def test_a_quoted_number_travels_and_shows(outputs):

@@ -11,6 +11,8 @@ The commands of `python -m core.batch`::
     book                 execute what is stale, and render the book from fresh executions
     grid CHAPTER...      execute chapters x scales x values x seeds on many workers, resumable
     status, results, plot [FOLDER]    how far a grid is, its results as a table, as a figure
+    study [FOLDER]       keep as evidence what became of each claim over the seeds of a grid
+    drift A B            two sets of records side by side: other versions, machines, commits
 
 Exit codes: 0 done; 1 ran and failed, or something was found; 2 refused, and nothing was written;
 130 interrupted, by Ctrl-C or SIGTERM.

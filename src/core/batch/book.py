@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 
 from core.batch.chapters import Chapter
+from core.batch.drift import Change, outcomes
 from core.batch.execute import Job
 from core.batch.notebook import what_is_missing
 from core.batch.parameters import parameters_of
@@ -80,26 +81,18 @@ def render(root: Path, staged: Path) -> tuple[bool, str]:
     return done.returncode == 0, done.stdout
 
 
-def differences(chapters: list[Chapter]) -> Iterator[tuple[str, str, str]]:
-    """Yield each claim that came out otherwise: its id, what is committed, what is fresh."""
+def differences(chapters: list[Chapter]) -> Iterator[tuple[str, Change]]:
+    """Yield what came out otherwise than is committed, each with the name of its chapter."""
     for chapter in chapters:
-        committed = _outcomes(chapter.record)
-        fresh = _outcomes(fresh_job(chapter).record)
-        for name in {**committed, **fresh}:
-            pair = committed.get(name, "no such claim"), fresh.get(name, "no such claim")
-            if pair[0] != pair[1]:
-                yield name, *pair
+        committed, fresh = map(read_record, (chapter.record, fresh_job(chapter).record))
+        if committed and fresh:
+            yield from ((chapter.name, change) for change in outcomes(committed, fresh))
 
 
 def verdicts(chapters: list[Chapter]) -> list[str]:
     """Return the verdict of every claim, as it came out fresh."""
     found = (read_record(fresh_job(chapter).record) or {} for chapter in chapters)
     return [claim["verdict"] for record in found for claim in record.get("claims", [])]
-
-
-def _outcomes(record: Path) -> dict[str, str]:
-    claims = (read_record(record) or {}).get("claims", [])
-    return {claim["id"]: f"{claim['verdict']}, {claim['here']}" for claim in claims}
 
 
 def _is_whole(notebook: Path) -> bool:

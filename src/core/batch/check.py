@@ -6,9 +6,9 @@ from pathlib import Path
 
 import nbformat
 
-from core.batch import claims_page
+from core.batch import claims_page, study
 from core.batch.chapters import Chapter, Refused, all_chapters
-from core.batch.notebook import claims_in, what_is_missing
+from core.batch.notebook import claims_in, figures_in, what_is_missing
 from core.batch.parameters import scale_values
 from core.batch.records import faults, read_record, runs_in
 from core.batch.rules import CHAPTER_RULES, REFRESH, Committed, Problem
@@ -28,7 +28,7 @@ def notes(root: Path) -> list[Problem]:
     return [
         Problem(path.relative_to(root).as_posix(), "of another version of the script", again)
         for chapter in all_chapters(root)
-        for path, again in _kept(chapter)
+        for path, again in (*_kept(chapter), *_studied(chapter))
         if (read_record(path) or {}).get("source") != chapter.sha256
     ]
 
@@ -78,12 +78,34 @@ def _evidence(chapter: Chapter) -> Iterator[Problem]:
     for path, again in _kept(chapter):
         for what in _faults_of_evidence(path, chapter.name, labels):
             yield Problem(path.relative_to(chapter.root).as_posix(), what, again)
+    for path, again in _studied(chapter):
+        for what in _faults_of_study(read_record(path), chapter.name, labels):
+            yield Problem(path.relative_to(chapter.root).as_posix(), what, again)
 
 
 def _kept(chapter: Chapter) -> Iterator[tuple[Path, str]]:
     """Yield the record of each run kept as evidence, with the command that makes it again."""
     for path in runs_in(chapter.root / "book" / "evidence" / chapter.name):
         yield path, f"python -m core.batch run {chapter.name} --scale {path.stem} --evidence"
+
+
+def _studied(chapter: Chapter) -> Iterator[tuple[Path, str]]:
+    """Yield the study over seeds, if there is one, with the commands that make it again."""
+    path = study.path_of(chapter)
+    if path.is_file():
+        yield path, f"python -m core.batch grid {chapter.name} --seeds 0..4, then study"
+
+
+def _faults_of_study(found: study.Study | None, chapter: str, labels: set[str]) -> Iterator[str]:
+    wrong = study.faults(found)
+    yield from (f"not valid, {fault}" for fault in wrong)
+    if found is None or wrong:
+        return
+    if found["chapter"] != chapter:
+        yield f"it is the study of {found['chapter']}"
+    for claim in found["claims"]:
+        if claim["id"] not in labels:
+            yield f"claim {claim['id']} is none of the chapter's"
 
 
 def _faults_of_evidence(path: Path, chapter: str, labels: set[str]) -> Iterator[str]:
@@ -104,6 +126,8 @@ def _faults_of_evidence(path: Path, chapter: str, labels: set[str]) -> Iterator[
         yield f"in its notebook, {missing}"
     if claims_in(notebook) != record.get("claims"):
         yield "its claims are not those in its notebook"
+    if figures_in(notebook) != record.get("figures", {}):
+        yield "its figures are not those in its notebook"
 
 
 def _strays(root: Path, chapters: list[Chapter]) -> Iterator[Problem]:

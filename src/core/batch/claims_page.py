@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlencode
 
+from core.batch import study
 from core.batch.chapters import Chapter
 from core.batch.circumstances import date, duration, machine, versions
 from core.batch.records import Record, faults, read_record, runs_in, schema
@@ -32,6 +33,7 @@ class Ledger(NamedTuple):
     chapter: str
     record: Record
     evidence: dict[str, Record]
+    over_seeds: study.Study | None = None
 
 
 def read_ledgers(book: Path, chapters: Iterable[Chapter]) -> list[Ledger]:
@@ -47,8 +49,9 @@ def read_ledgers(book: Path, chapters: Iterable[Chapter]) -> list[Ledger]:
     for chapter in chapters:
         record = _valid(book / f"{chapter.name}.json")
         if record and record["claims"]:
-            evidence = _evidence(book / "evidence" / chapter.name)
-            ledgers.append(Ledger(chapter.name, record, evidence))
+            folder = book / "evidence" / chapter.name
+            told = _evidence(folder), study.read(folder / study.NAME)
+            ledgers.append(Ledger(chapter.name, record, *told))
     return ledgers
 
 
@@ -59,8 +62,13 @@ def page(ledgers: list[Ledger]) -> str:
     if not verdicts:
         return "\n".join(head)
     scales = sorted({scale for ledger in ledgers for scale in ledger.evidence})
-    rows = [(*COLUMNS, *(f"Verdict ({scale})" for scale in scales))]
-    rows += [_row(ledger, claim, scales) for ledger in ledgers for claim in ledger.record["claims"]]
+    over_seeds = ("Over seeds",) if any(ledger.over_seeds for ledger in ledgers) else ()
+    rows = [(*COLUMNS, *over_seeds, *(f"Verdict ({scale})" for scale in scales))]
+    rows += [
+        _row(ledger, claim, scales, bool(over_seeds))
+        for ledger in ledgers
+        for claim in ledger.record["claims"]
+    ]
     table = ["```{list-table}", ":class: claims", ":header-rows: 1", "", *_items(rows), "```"]
     runs = [_run(ledger, record) for ledger in ledgers for record in _runs(ledger)]
     # no heading: the table takes the room that a list of headings would have
@@ -158,18 +166,23 @@ def _link(number: int, query: dict[str, str]) -> str:
     return f'<a href="{html.escape(address)}" aria-label="{html.escape(said)}">{number}</a>'
 
 
-def _row(ledger: Ledger, claim: dict[str, str], scales: list[str]) -> tuple[str, ...]:
+def _row(
+    ledger: Ledger, claim: dict[str, str], scales: list[str], over_seeds: bool
+) -> tuple[str, ...]:
     texts = (claim[key] for key in ("source", "statement", "paper", "here"))
     name = claim["id"]
-    runs = [ledger.record, *(ledger.evidence.get(scale) for scale in scales)]
-    verdicts = (_verdict(ledger, run, name) if run else "" for run in runs)
-    return ledger.chapter, f"[{name}](#{name})", *map(escape, texts), *verdicts
+    others = (ledger.evidence.get(scale) for scale in scales)
+    here, *verdicts = (_verdict(ledger, run, name) for run in (ledger.record, *others))
+    seeds = study.told_of(ledger.over_seeds, name, claim["verdict"]) if ledger.over_seeds else ""
+    told = (escape(seeds),) if over_seeds else ()
+    return ledger.chapter, f"[{name}](#{name})", *map(escape, texts), here, *told, *verdicts
 
 
-def _verdict(ledger: Ledger, run: Record, name: str) -> str:
-    """Return what one run says of a claim, as a cell that opens; empty if it lacks the claim."""
-    claim = next((claim for claim in run["claims"] if claim["id"] == name), None)
-    if claim is None:
+def _verdict(ledger: Ledger, run: Record | None, name: str) -> str:
+    """Return what a run says of a claim, as a cell that opens; empty if it says nothing."""
+    claims = run["claims"] if run else []
+    claim = next((claim for claim in claims if claim["id"] == name), None)
+    if run is None or claim is None:
         return ""
     # what came out at the default scale has a column of its own
     told = "" if run is ledger.record else f"{_plain(claim['here'])}; "

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from core.batch import book as rendered
-from core.batch import grid_cli, trace
+from core.batch import drift_cli, grid_cli, trace
 from core.batch.chapters import Refused, find_chapters, find_root
 from core.batch.check import notes, problems
 from core.batch.claims_page import counted
@@ -28,7 +28,7 @@ def cli() -> None:
     """Execute, check and render the chapters of the book around the current folder."""
 
 
-for command in grid_cli.COMMANDS:
+for command in (*grid_cli.COMMANDS, drift_cli.drift):
     cli.add_command(command)
 
 
@@ -138,8 +138,8 @@ def book(jobs: int, timeout: int) -> int:
     if not well:
         click.echo(said)
         return 1
-    for name, committed, fresh in rendered.differences(chapters):
-        click.echo(f"differs from what is committed: {name}: {committed} -> {fresh}")
+    for name, change in rendered.differences(chapters):
+        click.echo(f"{name} differs from what is committed: {change}")
     click.echo(f"{counted(rendered.verdicts(chapters))}")
     click.echo(f"open {shown(root / '_build' / 'html' / 'index.html')}")
     return 0

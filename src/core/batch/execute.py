@@ -212,6 +212,7 @@ def _findings(notebook: NotebookNode | None, trace: Trace, began: float) -> Reco
         "cells": trace.cells,
         "warnings": nb.warnings_in(notebook) if notebook else [],
         "claims": nb.claims_in(notebook) if notebook else [],
+        "figures": nb.figures_in(notebook) if notebook else {},
     }
 
 

@@ -22,9 +22,9 @@ class Folder(Results):
         return self._path("work")
 
     def names(self, room: str = "") -> set[str]:
-        """Return what stands in a room."""
+        """Return what stands in a room, without what file managers hide there."""
         try:
-            return set(os.listdir(self._path(room)))
+            return {name for name in os.listdir(self._path(room)) if not name.startswith(".")}
         except FileNotFoundError:
             return set()
 

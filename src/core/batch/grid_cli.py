@@ -1,4 +1,4 @@
-"""The commands for many runs: `grid`, `status`, `results`, `plot`.
+"""The commands for many runs: `grid`, `status`, `results`, `plot`, `study`.
 
 Exit codes are those of `cli`. A scheduler that is lost on the way is 1: what was done is kept.
 """
@@ -9,13 +9,15 @@ from typing import Any
 
 import click
 
-from core.batch import cluster
-from core.batch.chapters import Refused, find_root
+from core.batch import cluster, study
+from core.batch.chapters import Refused, find_chapters, find_root
 from core.batch.drive import Drive, SchedulerLost, Tally
 from core.batch.grid import Block, Part, plan, read_grid, tasks_of, typed_grid
-from core.batch.options import jobs_option, pairs_option, timeout_option
+from core.batch.options import jobs_option, pairs_option, shown, timeout_option
 from core.batch.parameters import DEFAULT_SCALE
 from core.batch.progress import ShowTasks
+from core.batch.records import write_all
+from core.batch.refresh import write_pages
 from core.batch.results import Results
 from core.batch.storage import results_at
 from core.batch.table import Row, as_csv, rows_of, write_table
@@ -190,6 +192,27 @@ def plot(place: str, claim: str | None, number: int | None, out: Path, everythin
     return 0
 
 
+@click.command("study")
+@place_argument
+@click.option("--scale", help="The runs at this scale, where the grid has several.")
+def study_(place: str, scale: str | None) -> int:
+    """Keep as evidence what became of each claim over the seeds of the grid in FOLDER."""
+    root = find_root(Path.cwd())
+    results = results_at(place)
+    results.check()
+    found = study.runs_of(results, scale)
+    texts = {}
+    for chapter in find_chapters(root, tuple(found)):
+        texts[study.path_of(chapter)] = study.text_of(study.study_of(found[chapter.name]))
+    for path in texts:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_all(texts)
+    write_pages(root / "book", find_chapters(root, ()))
+    for path in texts:
+        click.echo(f"kept as {shown(path)}")
+    return 0
+
+
 def rows_in(place: str, everything: bool) -> list[Row]:
     """Return the table of the tasks last asked for, or of all that are there.
 
@@ -204,4 +227,4 @@ def rows_in(place: str, everything: bool) -> list[Row]:
     return list(rows_of((key, results.record(key)) for key in keys))
 
 
-COMMANDS = (grid, status, results_, plot)
+COMMANDS = (grid, status, results_, plot, study_)

@@ -46,6 +46,26 @@ def claims_cell(notebook: NotebookNode) -> NotebookNode | None:
     return next((cell for cell, _ in _ledgers(notebook)), None)
 
 
+def figures_in(notebook: NotebookNode) -> dict[str, list[dict[str, Any]]]:
+    """Return the numbers behind each figure, as `core.lab` left them with it.
+
+    A figure is called as the page calls it, else by its place among all figures: `figure-3`.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for _, cell in code_cells(notebook):
+        for panels in panels_of(cell.outputs):
+            called = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
+            number = f"figure-{len(found) + 1}"
+            found[called if called and called not in found else number] = panels
+    return found
+
+
+def panels_of(outputs: list[NotebookNode]) -> list[list[dict[str, Any]]]:
+    """Return the numbers behind the figures among the outputs of a cell, those that have any."""
+    kept = (output.get("metadata", {}).get(MIME, {}).get("figure") for output in outputs)
+    return [panels for panels in kept if panels is not None]
+
+
 def warnings_in(notebook: NotebookNode) -> list[str]:
     """Return the warnings on standard error, without the temporary paths they begin with."""
     outputs = (output for _, cell in code_cells(notebook) for output in cell.outputs)

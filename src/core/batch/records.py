@@ -42,12 +42,17 @@ def read_record(path: Path) -> Record | None:
 
 def runs_in(folder: Path) -> list[Path]:
     """Return the records of runs that a folder of evidence has, broken ones too, in order."""
-    return [path for path in _evidence_in(folder) if not _is_measurement(path)]
+    return [path for path in _evidence_in(folder) if mark_of(read_record(path)) is None]
 
 
 def measurements_in(folder: Path) -> list[Path]:
     """Return what benches left in a folder of evidence, in order; it is no record of a run."""
-    return [path for path in _evidence_in(folder) if _is_measurement(path)]
+    return [path for path in _evidence_in(folder) if mark_of(read_record(path)) == "bench"]
+
+
+def mark_of(found: Record | None) -> str | None:
+    """Return the field that tells a bench's measurement or a study over seeds from a record."""
+    return next((mark for mark in ("bench", "study") if mark in (found or {})), None)
 
 
 def text_of(record: Record) -> str:
@@ -96,11 +101,6 @@ def write_all(texts: dict[Path, str]) -> None:
 
 def _evidence_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.json"))
-
-
-def _is_measurement(path: Path) -> bool:
-    """Tell what a bench wrote: an object that names the bench; a record has no such field."""
-    return "bench" in (read_record(path) or {})
 
 
 def sweep(folder: Path) -> None:

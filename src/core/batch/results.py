@@ -99,9 +99,17 @@ class Results(ABC):
             raise Refused(f"cannot write to {self.place}: {error.strerror or error}") from error
 
     def plan(self) -> list[Task]:
-        """Return what was asked for last."""
-        lines = (self.read("plan.jsonl") or b"").decode().splitlines()
-        return [Task(**json.loads(line)) for line in lines]
+        """Return what was asked for last.
+
+        Raises:
+            Refused: the plan was changed since.
+        """
+        try:
+            lines = (self.read("plan.jsonl") or b"").decode().splitlines()
+            return [Task(**json.loads(line)) for line in lines]
+        except (ValueError, TypeError) as error:
+            what = "is not what a grid left: give the command of the grid again, to write it anew"
+            raise Refused(f"{self.place}/plan.jsonl {what}") from error
 
     def done(self) -> set[str]:
         """Return the keys that have a result."""
@@ -127,7 +135,11 @@ class Results(ABC):
         seal = self._seal(key)
         name = next((name for name in seal if name.endswith(".json")), SEAL)
         record = _parsed(self._sealed(key, name, seal.get(name)))
-        if not isinstance(record, dict) or key_of(record) != key:
+        try:
+            right = key_of(record) == key
+        except (KeyError, TypeError):
+            right = False
+        if not right:
             raise self._edited(key, name)
         return record
 
@@ -141,13 +153,20 @@ class Results(ABC):
             self._sealed(key, name, sealed)
 
     def failures(self) -> dict[str, Record]:
-        """Return the records of tasks that failed, by key."""
+        """Return the records of tasks that failed, by key.
+
+        Raises:
+            Refused: one was changed since.
+        """
         found = {}
         for key in sorted(self.names(FAILED) - self.done()):
-            names = (name for name in self.names(f"{FAILED}/{key}") if name.endswith(".json"))
-            record = _parsed(self.read(f"{FAILED}/{key}/{next(names, '')}"))
-            if isinstance(record, dict):
-                found[key] = record
+            for name in self.names(f"{FAILED}/{key}"):
+                if name.endswith(".json"):
+                    found[key] = _parsed(self.read(f"{FAILED}/{key}/{name}"))
+                    if not _tells_why(found[key]):
+                        where = f"{self.place}/{FAILED}/{key}"
+                        what = "is not what the task left: remove that folder"
+                        raise Refused(f"{where}/{name} {what}")
         return found
 
     def _seal(self, key: str) -> dict[str, str]:
@@ -168,6 +187,13 @@ class Results(ABC):
         return Refused(
             f"{where}/{name} {what}: restore it, or move that folder away to run it again"
         )
+
+
+def _tells_why(record: Any) -> bool:
+    try:
+        return {"line", "code", "error", "message"} <= set(record["failure"])
+    except (KeyError, TypeError):
+        return False
 
 
 def _hash(data: bytes) -> str:

@@ -156,6 +156,19 @@ def figures_are_described(it: Committed) -> Iterator[Problem]:
             yield it.in_script(what, 'write <img alt="what is to be seen" ...>')
 
 
+def figures_carry_numbers(it: Committed) -> Iterator[Problem]:
+    """Demand the numbers behind each figure, and the same in the record."""
+    if nb.figures_in(it.notebook) != it.record.get("figures", {}):
+        yield it.in_record("its figures are not those in the notebook")
+    if "figures" not in it.record:
+        return  # executed before figures had numbers
+    for index, cell in nb.code_cells(it.notebook):
+        pictures = [output for output in cell.outputs if _is_picture(output)]
+        if len(nb.panels_of(pictures)) < len(pictures):
+            what = f"the figure of cell {index} carries no numbers"
+            yield it.in_script(what, "draw it with figure, heat_maps or clip of core.lab")
+
+
 CHAPTER_RULES = (
     has_typed_parameters,
     defines_nothing,
@@ -166,6 +179,7 @@ CHAPTER_RULES = (
     verdicts_are_as_expected,
     claims_have_labels,
     figures_are_described,
+    figures_carry_numbers,
 )
 
 
@@ -193,6 +207,11 @@ def _strings(code: str) -> set[object]:
 
 def _option(key: str) -> str:
     return '{"image": {"alt": ...}}' if key == "alt" else f'{{"figure": {{"{key}": ...}}}}'
+
+
+def _is_picture(output: NotebookNode) -> bool:
+    data = output.get("data", {})
+    return "<img" in data.get("text/html", "") or any(kind.startswith("image/") for kind in data)
 
 
 def _html(cell: NotebookNode) -> Iterator[str]:

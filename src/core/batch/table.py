@@ -47,19 +47,24 @@ def columns_of(rows: list[Row]) -> list[str]:
     return [*FIRST, *sorted(parameters), *LAST]
 
 
-def as_csv(rows: list[Row]) -> str:
-    """Return the table as CSV; a list or a mapping is JSON in its cell."""
+def as_csv(rows: list[Row], columns: list[str] | None = None) -> str:
+    """Return the table as CSV; a list or a mapping is JSON in its cell.
+
+    Args:
+        rows: of claims, or of anything whose columns are named.
+        columns: names of the columns, those of claims if left out.
+    """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    columns = columns_of(rows)
+    columns = columns or columns_of(rows)
     table.writerow(columns)
     for row in rows:
         table.writerow([_plain(row.get(name)) for name in columns])
     return text.getvalue()
 
 
-def write_table(rows: list[Row], path: Path) -> None:
-    """Write the table as what the name ends in, `.csv` or `.parquet`.
+def write_table(rows: list[Row], path: Path, columns: list[str] | None = None) -> None:
+    """Write the table as what the name ends in, `.csv` or `.parquet`; its columns as in `as_csv`.
 
     Raises:
         Refused: it ends in something else, or Parquet cannot be written here.
@@ -67,9 +72,9 @@ def write_table(rows: list[Row], path: Path) -> None:
     part = part_of(path)
     try:
         if path.suffix == ".csv":
-            part.write_text(as_csv(rows), encoding="utf-8")
+            part.write_text(as_csv(rows, columns), encoding="utf-8")
         elif path.suffix == ".parquet":
-            _write_parquet(rows, part)
+            _write_parquet(rows, part, columns or columns_of(rows))
         else:
             raise Refused(f"{path}: a table is .csv or .parquet")
         os.replace(part, path)
@@ -79,13 +84,13 @@ def write_table(rows: list[Row], path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _write_parquet(rows: list[Row], path: Path) -> None:
+def _write_parquet(rows: list[Row], path: Path, names: list[str]) -> None:
     try:
         import pyarrow as pa
         import pyarrow.parquet
     except ImportError as error:
         raise Refused("Parquet needs pyarrow: pip install 'papers-executed[cluster]'") from error
-    columns = {name: _one_type([row.get(name) for row in rows]) for name in columns_of(rows)}
+    columns = {name: _one_type([row.get(name) for row in rows]) for name in names}
     pyarrow.parquet.write_table(pa.table(columns), path)
 
 

@@ -58,6 +58,8 @@ class Recipe:
     """How often the base sees an empty caption: guidance needs it."""
     without_caption_controlled: float = 0.3
     """How often a ControlNet does: what the caption does not say, the control has to."""
+    on_card: int = 4
+    """Scenes that each prompt of the card is painted on."""
     seed: int = 0
 
 
@@ -65,9 +67,7 @@ HERE = Path(__file__).parent
 MANIFEST = "manifest.json"
 BASE = "stage_base"
 """Folder of the first stage's weights."""
-CONTROLS = ("edges", "depth", "pose")
-"""Those that have a ControlNet unless others are asked for."""
-SMOKE = Recipe(steps=60, object_steps=10, control_steps=20, batch=16)
+SMOKE = Recipe(steps=60, object_steps=10, control_steps=20, batch=8, on_card=1)
 """A minute; shows that the loss falls, and makes nothing worth having."""
 
 
@@ -258,7 +258,7 @@ class Run:
         settings = {name: self.notes()[name]["files"] for name in nets}
         if self.notes().get("card", {}).get("settings") != settings:
             kinds = [name.removeprefix("controlnet_") for name in nets]
-            card(self.out, kinds, seed=self.recipe.seed)
+            card(self.out, kinds, images=self.recipe.on_card, seed=self.recipe.seed)
             self.made("card", settings, [])
 
 
@@ -385,7 +385,7 @@ def main(out: Path, smoke: bool, controls: tuple[str, ...], seed: int, quiet: bo
         run = Run(out, recipe, show=not quiet)
         run.base()
         run.objects()
-        for kind in controls or CONTROLS:
+        for kind in controls or scene.CONTROLS:
             run.controlnet(kind)
         run.card()
     except ValueError as error:

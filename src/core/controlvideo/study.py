@@ -117,7 +117,9 @@ class Bench:
 
     pipe: ControlVideoPipeline
     steps: int = 20
-    """Of the sampler, and of inversion."""
+    """Of inversion, and of the sampler after it."""
+    drawn_steps: int | None = None
+    """Of the sampler where it starts from drawn noise; None: as many."""
     guidance: float = 2.0
     learning_rate: float = 1e-3
     """Of tuning. (The paper's 3e-5 is for a model of 1.2 thousand million parameters.)"""
@@ -176,13 +178,14 @@ class Bench:
             start: where sampling begins.
             **options: further ones of the pipeline's call.
         """
+        drawn = None if start == "inverted" else self.drawn_steps
         out = self.pipe(
             case.prompt,
             self.controls(case),
             source=case.image,
             source_prompt=case.source_prompt,
             start=start,
-            num_inference_steps=self.steps,
+            num_inference_steps=drawn or self.steps,
             guidance_scale=self.guidance,
             control_scale=self.control_scale,
             norm=arm.norm,

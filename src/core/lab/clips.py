@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import html
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
@@ -21,7 +21,8 @@ def clip(panels: Mapping[str, ArrayLike], *, alt: str, caption: str, seconds: fl
     """Show videos side by side, in step, as one animated WebP inside the page.
 
     In print, and for readers who asked for less motion, each panel is a film strip instead, first
-    frame on top.
+    frame on top. The output carries, as metadata, the mean of every frame and channel, as figures
+    carry their numbers.
 
     Args:
         panels: label -> `[F, 3, H, W]` or `[F, H, W, 3]` in [0, 1], all of one shape.
@@ -53,8 +54,20 @@ def clip(panels: Mapping[str, ArrayLike], *, alt: str, caption: str, seconds: fl
             f'<source media="(prefers-reduced-motion: reduce), print" srcset="{_png(strip)}">'
             f'<img alt="{html.escape(alt)}" src="{_webp(moving, seconds)}" width="{width}">'
             f"</picture><figcaption>{html.escape(caption)}</figcaption></figure>"
-        )
+        ),
+        metadata={"core": {"figure": [_numbers(panels, videos)]}},
     )
+
+
+def _numbers(labels: Iterable[str], videos: list[NDArray[np.uint8]]) -> dict[str, Any]:
+    """Return the clip as a panel of a figure; a single pixel says less than a mean over many."""
+    from core.lab.figure_numbers import axis_of, series_of
+
+    means = [video.mean(axis=(1, 2)) / 255 for video in videos]
+    named = zip(labels, means, strict=True)
+    series = [series_of("clip", label, {"colour": mean}) for label, mean in named]
+    axes = {"colour": axis_of("", "linear", (0, 1))}
+    return {"title": "", "axes": axes, "series": series}
 
 
 def _pixels(label: str, video: ArrayLike) -> NDArray[np.uint8]:

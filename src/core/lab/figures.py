@@ -30,6 +30,9 @@ paper: a value as the paper prints it; other, further, faint: what a figure need
 def figure(columns: int = 1, *, height: float = 3.6) -> tuple[Figure, list[Axes]]:
     """Return a figure in the house style and its axes, left to right.
 
+    In a notebook its output carries, as metadata, the numbers that it shows (`figure_numbers`), for
+    the runner to lift into the record.
+
     Args:
         columns: panels side by side; one is 6 inches wide, two or more share 9.
         height: inches.
@@ -44,10 +47,13 @@ def figure(columns: int = 1, *, height: float = 3.6) -> tuple[Figure, list[Axes]
         raise ValueError(f"want columns >= 1 and height > 0, got {columns} and {height}")
     import matplotlib.pyplot as plt  # the book's dependency, not the library's
 
+    from core.lab.figure_numbers import NumberedFigure
+
     plt.style.use("core.lab.house")
     _same_bytes_every_run()
     width = 6.0 if columns == 1 else 9.0
-    fig, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False)
+    size = (width, height)
+    fig, axes = plt.subplots(1, columns, figsize=size, squeeze=False, FigureClass=NumberedFigure)
     return fig, list(axes[0])
 
 

@@ -200,7 +200,7 @@ def split_under_noise(noise: float, rng: np.random.Generator, runs: int = 2000) 
     cells = [row for row in TABLE_2 if row.design.shared and row.design.n > 1]
     M = np.array([[1 / r.design.n_t, 1 / r.design.n] for r in cells])
     V = np.array([r.score for r in cells]) * np.exp(noise * rng.standard_normal((runs, len(cells))))
-    return np.stack([np.linalg.lstsq(M / v[:, None], np.ones(len(v)))[0] for v in V])
+    return np.stack([np.linalg.lstsq(M / v[:, None], np.ones(len(v)), rcond=None)[0] for v in V])
 
 
 def implied_correlation() -> float:
