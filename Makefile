@@ -3,7 +3,7 @@
 PYTHON ?= python3
 .DEFAULT_GOAL := help
 .SHELLFLAGS := -ec
-.PHONY: help book site test grid lab refresh bench clean drift-newest drift-oldest rendered
+.PHONY: help book site test grid lighthouse lab refresh bench clean drift-newest drift-oldest rendered
 
 RUN := .venv/bin/python
 DONE := .venv/.done-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
@@ -101,6 +101,9 @@ drift-newest: $(DONE) ## what the newest releases change, in an environment of t
 drift-oldest: $(DONE) ## what the lower bounds of pyproject.toml change
 	@mkdir -p _build/drift && $(RUN) -m core.batch.bounds $(TORCH) > _build/drift/oldest.txt
 	$(call drift,oldest)
+
+lighthouse: site $(DONE) ## what Lighthouse says of the pages, kept in tests/book; fetches it, by node
+	@$(RUN) tests/book/lighthouse.py _build/site
 
 lab: $(DONE) ## work on copies of the chapters in _build/lab; a copy that is there stays
 	@mkdir -p _build/lab

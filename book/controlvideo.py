@@ -26,9 +26,6 @@
 # `core.controlvideo`, works on checkpoints of Stable Diffusion's format. *What was read* are the abstracts of v1 and v2, the
 # authors' two repositories with their issues, and the public reviews; the paper's tables and figures could not be had, so no
 # number of theirs is compared with but those of the abstract and the code.
-#
-# Download this chapter as {download}`script <controlvideo.py>` or {download}`notebook
-# <controlvideo.ipynb>`.
 
 # %% tags=["parameters"]
 seed: int = 1  # base seed of everything random

@@ -16,8 +16,6 @@
 # what stands between two layers of a diffusion transformer, the sizes of its activations, and
 # attention over the frames of a video. How fast they are on a GPU, only a GPU can say: what is
 # committed about that stands in the last table of each, or its absence does.
-#
-# Download this page as {download}`script <gpu_kernels.py>` or {download}`notebook <gpu_kernels.ipynb>`.
 
 # %% tags=["parameters"]
 seed: int = 1  # of everything sampled

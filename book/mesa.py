@@ -21,8 +21,6 @@
 # lattice points: every figure of the paper takes seconds, and a statement is true, or false by a
 # number. *The scale* of what you read is the paper's own, $d = 5$ and $T = 100$; only the runs on
 # sampled sequences use fewer of them.
-#
-# Download this chapter as {download}`script <mesa.py>` or {download}`notebook <mesa.ipynb>`.
 
 # %% tags=["parameters"]
 seed: int = 1  # base seed of everything sampled

@@ -9,14 +9,14 @@
 # %% [markdown]
 # # One model for many sources
 #
-# Classes, languages, scanners, subjects: should each source of data have a generative model of its own,
-# or should one model be told which source to imitate? {cite:t}`wang2025multisource` bound the error of
-# both ways in total variation, and find the bound of the joint model smaller by
-# $\sqrt{1 - \frac{K-1}{K}\beta}$, where $\beta$ is the share of the parameters that the $K$ sources have
-# in common. The guarantee is true and loose. The ratio is nearly that of the *errors* in regular
-# families that hold; in the networks tried here sharing gains less than the count of their parameters
-# says. Sources need not share exactly, but nearly: where they differ by one standard error of a single
-# source's estimate, the joint model of Gaussians gains nothing.
+# {cite:t}`wang2025multisource` compare a generative model for each source of data (a class, a language,
+# a scanner) with one model that is told which source to imitate: they bound the error of both in total
+# variation, and find the bound of the joint model smaller by $\sqrt{1 - \frac{K-1}{K}\beta}$, where
+# $\beta$ is the share of the parameters that the $K$ sources have in common. The guarantee is true and
+# loose; its ratio is nearly that of the *errors* in regular families that hold, and in the networks
+# tried here sharing gains less than the count of their parameters says. Sources need not share exactly,
+# but nearly: where they differ by one standard error of a single source's estimate, the joint model of
+# Gaussians gains nothing.
 #
 # *The paper* has simulations of Gaussians and of autoregressive networks, and diffusion models of
 # ImageNet classes on eight GPUs. *Here* total variation is computed, not estimated, wherever that is
@@ -24,9 +24,6 @@
 # digits, {glue:text}`multisource-n-k` of each source. *What was read* is the text of the 37 pages as
 # extracted from the PDF, without its figures, and the authors' repository; numbers of tables were not
 # compared with the pages.
-#
-# Download this chapter as {download}`script <multisource.py>` or {download}`notebook
-# <multisource.ipynb>`.
 
 # %% tags=["parameters"]
 seed: int = 1  # base seed of everything random

@@ -10,7 +10,7 @@
 # # Tune small, train wide
 #
 # A learning rate that was tuned on a narrow network can be used as it is on a wide one, if the
-# initialisation and the learning rate of each tensor follow the two sides on which it grows: $\mu$P.
+# initialisation and the learning rate of each tensor follow the two sides on which it grows: $\mu$P;
 # {cite:t}`zheng2025mup` prove that the rules of a plain transformer hold for diffusion transformers
 # and use them up to 18 billion parameters. The rules hold in the five networks that are tried here, and
 # need no change of a model: initial values and settings of the optimizer are enough, which makes any
@@ -22,8 +22,6 @@
 # pixels. *The scale* is widths {glue:text}`mup-narrowest` to {glue:text}`mup-widest`; what needs more
 # says so. *What was read* is the abstract, the authors' repository with its figures, and notes on the
 # paper by others: its full text could not be had, and nothing here judges a sentence of it.
-#
-# Download this chapter as {download}`script <mup.py>` or {download}`notebook <mup.ipynb>`.
 
 # %% tags=["parameters"]
 seed: int = 1  # base seed of everything random

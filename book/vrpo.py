@@ -10,20 +10,18 @@
 # # Preference optimization with a noisy likelihood
 #
 # A masked diffusion language model has no likelihood to compare two responses by, only a lower bound
-# that is estimated from random masks. {cite:t}`zhu2025llada15` show that the variance of that
+# that is estimated from random masks; {cite:t}`zhu2025llada15` show that the variance of that
 # estimate rules the bias and the variance of preference optimization, and lower it in three ways
 # (VRPO). Their theory holds, for the form of the bound that they train with; one of its constants can
 # be sharpened, and the bias of the loss is of the order of the variance, not of its root. A training
 # curve shows that bias, too: in our small remake of the paper's Figure 5 it makes up
 # {glue:text}`vrpo-jensen:.0%` ± {glue:text}`vrpo-jensen-error:.0%` of the gap between the naive and
-# the reduced estimator. How much of the paper's own gap is bias is not known.
+# the reduced estimator; how much of the paper's own gap is bias is not known.
 #
 # *The paper* aligns LLaDA 8B on 350,000 pairs that are not public. *Here* a small model learns to
 # sort six digits, and every mask of a response is enumerated: variances, biases and gradients are
 # finite sums, without sampling. *The scale* is 125 thousand parameters; what needs eight billion
 # says so, and the code reads such checkpoints. Errors (±) are one standard error.
-#
-# Download this chapter as {download}`script <vrpo.py>` or {download}`notebook <vrpo.ipynb>`.
 
 # %% tags=["parameters"]
 seed: int = 1  # base seed of everything random

@@ -3,7 +3,7 @@
 from axe_playwright_python.sync_playwright import Axe
 
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
-# it compares every element with every other, and so has a page of its own size
+# it compares elements with all others: what looks alike is looked at once
 CONTRAST = "color-contrast"
 ALIKE = 20
 
@@ -12,9 +12,9 @@ WITHOUT_MATH_AND_CODE = """() => {
     for (const it of document.querySelectorAll("mjx-container, .cell_input .highlight"))
         it.replaceWith("x");
 }"""
-# entries of the reference look alike, and so do those of its contents
+# entries of the reference look alike, and so do those of its contents, and the rows of tables
 WITHOUT_WHAT_LOOKS_ALIKE = """count => {
-    for (const kind of ["dl.py", ".bd-sidebar-secondary li"])
+    for (const kind of ["dl.py", ".bd-sidebar-secondary li", "tr"])
         [...document.querySelectorAll(kind)].slice(count).forEach(it => it.remove());
 }"""
 

@@ -171,17 +171,18 @@ def _row(
 ) -> tuple[str, ...]:
     texts = (claim[key] for key in ("source", "statement", "paper", "here"))
     name = claim["id"]
-    runs = [ledger.record, *(ledger.evidence.get(scale) for scale in scales)]
-    verdict, *others = (_verdict(ledger, run, name) if run else "" for run in runs)
+    others = (ledger.evidence.get(scale) for scale in scales)
+    here, *verdicts = (_verdict(ledger, run, name) for run in (ledger.record, *others))
     seeds = study.told_of(ledger.over_seeds, name, claim["verdict"]) if ledger.over_seeds else ""
     told = (escape(seeds),) if over_seeds else ()
-    return ledger.chapter, f"[{name}](#{name})", *map(escape, texts), verdict, *told, *others
+    return ledger.chapter, f"[{name}](#{name})", *map(escape, texts), here, *told, *verdicts
 
 
-def _verdict(ledger: Ledger, run: Record, name: str) -> str:
-    """Return what one run says of a claim, as a cell that opens; empty if it lacks the claim."""
-    claim = next((claim for claim in run["claims"] if claim["id"] == name), None)
-    if claim is None:
+def _verdict(ledger: Ledger, run: Record | None, name: str) -> str:
+    """Return what a run says of a claim, as a cell that opens; empty if it says nothing."""
+    claims = run["claims"] if run else []
+    claim = next((claim for claim in claims if claim["id"] == name), None)
+    if run is None or claim is None:
         return ""
     # what came out at the default scale has a column of its own
     told = "" if run is ledger.record else f"{_plain(claim['here'])}; "
