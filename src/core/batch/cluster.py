@@ -12,6 +12,7 @@ has the class make a cluster, and closes it at the end. The folder of the book a
 results must have the same path on every worker.
 """
 
+import asyncio
 import contextlib
 import importlib
 import logging
@@ -66,6 +67,7 @@ def scheduler_at(address: str) -> Iterator["Client"]:
     """
     dask = _dask()
     try:
+        asyncio.run(_greet(dask, address))
         client = dask.Client(address, timeout=WAIT, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -114,6 +116,14 @@ def gpus_here() -> list[str]:
     if not gpus:
         raise Refused("--gpu: this machine has none that can be seen")
     return gpus
+
+
+async def _greet(dask: Any, address: str) -> None:
+    """Have the scheduler say who it is: a client would wait without end for one that is silent."""
+    settings = dask.Security().get_connection_args("client")
+    async with asyncio.timeout(float(WAIT.removesuffix("s"))):
+        async with dask.rpc(address, connection_args=settings) as scheduler:
+            await scheduler.identity()
 
 
 def _seeing(gpu: str) -> dict[str, str]:
