@@ -151,4 +151,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise Refused(
             f"{path}: unknown {', '.join(sorted(unknown))}: want cluster, options, workers"
         )
+    workers = found.get("workers", 1)
+    bounds = isinstance(workers, dict) and set(workers) <= {"minimum", "maximum"}
+    if not all(type(n) is int and n >= 0 for n in (workers.values() if bounds else [workers])):
+        raise Refused(f"{path}: workers: want how many, or minimum and maximum, got {workers!r}")
     return found
