@@ -26,9 +26,6 @@
 # `core.controlvideo`, works on checkpoints of Stable Diffusion's format. *What was read* are the abstracts of v1 and v2, the
 # authors' two repositories with their issues, and the public reviews; the paper's tables and figures could not be had, so no
 # number of theirs is compared with but those of the abstract and the code.
-#
-# Download this chapter as {download}`script <controlvideo.py>` or {download}`notebook
-# <controlvideo.ipynb>`.
 
 # %% tags=["parameters"]
 seed: int = 1  # base seed of everything random
@@ -46,6 +43,7 @@ tune_steps: int = 30  # on the one video
 learning_rate: float = 1e-3  # of tuning
 ladder: list[str] = ["frame alone", "key frame", "projections", "full"]
 curve: list[int] = [0, 60]  # steps of tuning on the curve of over-fitting
+control_curve: list[int] = []  # steps of tuning after which edges and pose are compared
 inversions: list[int] = [10, 40]  # steps whose inversion is tried
 reference_cases: int = 3  # videos that are given reference images
 reference_steps: int = 40  # of the layers that learn them
@@ -467,13 +465,14 @@ clip(
 #
 # ## What a control carries
 #
-# Edges of the object and of its stripes, a depth map, a line that tells position and heading alone. Edits here start from one noise shared by all frames, for
+# Edges of the object and of its stripes, a depth map, which pixels are the object's, a line that tells position and heading alone. Edits here start from one noise shared by all frames, for
 # all that is known of the source to come from the control; nothing is tuned.
 
 # %%
 kinds = {
     "edges": ("edges",),
     "depth": ("depth",),
+    "segmentation": ("segmentation",),
     "pose": ("pose",),
     "depth and pose": ("depth", "pose"),
 }
@@ -493,10 +492,23 @@ carried = {
     ]
     for name, each in benches.items()
 }
+longer = {
+    (name, n): compare(
+        benches[name],
+        films[:cases],
+        {"": Arm(**{**alone, "steps": n}, norm=norm)},
+        (0,),
+        ("shared",),
+    )["shared"][""]["error"]
+    for name in ("edges", "pose")
+    for n in control_curve
+}
 measures = ("iou", "edge_f1", "shape", "texture", "colour")
 print(f"{'':16}" + "".join(f"{c.replace('_', ' '):>9}" for c in measures))
 for name, numbers in carried.items():
     print(f"{name:16}" + "".join(f"{numbers[c].mean():9.2f}" for c in measures))
+for (name, n), far in longer.items():
+    print(f"{name:16}{n:4} steps of tuning: off the correct edit by {far.mean():.3f}")
 
 # %% tags=["hide-input", "remove-stdout"]
 more = {
@@ -506,6 +518,7 @@ more = {
         "weakest": ("edges", "pose", "iou"),
         "weakest-edges": ("edges", "pose", "edge_f1"),
         "deep": ("depth", "edges", "iou"),
+        "segmented": ("segmentation", "edges", "iou"),
         "joined": ("depth and pose", "pose", "iou"),
         "beside": ("depth and pose", "depth", "iou"),
     }.items()
@@ -527,8 +540,9 @@ quote("controlvideo-summed", f"{summed:.1g}")
 # %% [markdown]
 # Edges raise the overlap of the object's mask with the source's by {glue:text}`controlvideo-structure` over no control at
 # all, and over pose by {glue:text}`controlvideo-weakest` (the F1 of its edges by {glue:text}`controlvideo-weakest-edges`). Depth
-# differs from edges by {glue:text}`controlvideo-deep`, though the authors' configurations tune for 500 steps with it and for 80 with edges; whether longer tuning makes up
-# for a weaker control was not tried. Residuals of several ControlNets are added, each with its scale: a scale of zero is no
+# differs from edges by {glue:text}`controlvideo-deep`, though the authors' configurations tune for 500 steps with it and for 80 with
+# edges, and segmentation by {glue:text}`controlvideo-segmented`. Whether longer tuning makes up for a weaker control is tried at scale
+# `long`. Residuals of several ControlNets are added, each with its scale: a scale of zero is no
 # control, to {glue:text}`controlvideo-summed`. Depth beside pose, each at half of the
 # scale, changes the overlap by {glue:text}`controlvideo-joined` over pose alone, and by {glue:text}`controlvideo-beside` over depth alone.
 #
@@ -537,6 +551,7 @@ quote("controlvideo-summed", f"{summed:.1g}")
 # (controlvideo-e11)=
 
 # %% tags=["hide-input"]
+least, most = min(control_curve, default=0), max(control_curve, default=0)
 ledger.record(
     "controlvideo-e1",
     "Abstract",
@@ -553,7 +568,13 @@ ledger.record(
     "controls carry varying amounts of the source",
     paper="80 steps of tuning for edges, 300 for HED, 500 for depth, 1500 for pose",
     here=f"overlap {more['weakest']} with edges over pose, F1 of edges {more['weakest-edges']}; "
-    "how many steps make up for it was not tried",
+    + (
+        f"error of pose over edges {difference(longer['pose', least], longer['edges', least])} "
+        f"after {least} steps of tuning, {difference(longer['pose', most], longer['edges', most])} "
+        f"after {most}"
+        if longer
+        else "how many steps make up for it is tried at scale long"
+    ),
     verdict="holds at this scale" if more["weakest"].above else "not seen",
     expected="holds at this scale",
     **more["weakest"].resolved(0.1),

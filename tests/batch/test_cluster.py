@@ -62,6 +62,8 @@ def test_without_its_certificate_nobody_gets_in(book, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("cluster: a.B\nworkers: many", "workers: want how many, or minimum and maximum"),
+        ("cluster: a.B\nworkers: {least: 3}", "minimum and maximum, got {'least': 3}"),
         ("cluster: nosuch.Cluster", "ModuleNotFoundError: No module named 'nosuch'"),
         ("cluster: distributed.NoCluster", "AttributeError"),
         ("cluster: fractions.Fraction\noptions: {no_such_option: 1}", "TypeError"),

@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -152,6 +153,16 @@ def test_a_scheduler_that_does_not_answer_is_refused(book, monkeypatch):
     ended = batch(book, "grid", "tiny", "--scheduler", "tcp://127.0.0.1:9")
     assert ended.returncode == 2
     assert ended.stderr.startswith("refused: no dask scheduler answers at tcp://127.0.0.1:9 within")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_scheduler_that_takes_calls_and_is_silent_is_refused(book, monkeypatch):
+    monkeypatch.setattr("core.batch.cluster.WAIT", "1s")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        ended = batch(book, "grid", "tiny", "--scheduler", address)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"refused: no dask scheduler answers at {address} within 1s")
     assert ended.stderr.count("\n") == 1
 
 

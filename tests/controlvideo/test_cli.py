@@ -84,7 +84,10 @@ def test_a_full_disk_leaves_the_edit_that_was_there(here, cli, monkeypatch):
     monkeypatch.setattr(video, "_put", full)
     code, told = cli(f"edit in.mp4 {MAKE} {TUNE} {ONE_STEP} --out out.mp4")
     assert code == 1
-    assert told.splitlines()[-1] == "failed: [Errno 28] No space left on device"
+    assert told.splitlines()[-1] == (
+        "failed: [Errno 28] No space left on device; it is tuned: --resume edits, and does not "
+        "tune again"
+    )
     assert (here / "out.mp4").read_bytes() == b"an earlier edit"
     assert not list(here.glob("*.part.*"))
     monkeypatch.undo()

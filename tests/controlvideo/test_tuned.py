@@ -69,6 +69,8 @@ def test_an_edit_that_was_interrupted_goes_on_without_tuning_again(here, cli, mo
     tuned = weights(here / "out.tuned")
     code, told = cli(f"render in.mp4 --adapter out.tuned {SAMPLE} --out out.mp4")
     assert (code, told.splitlines()[-1]) == (130, "interrupted: out.mp4 is as it was")
+    code, told = cli(f"edit in.mp4 {MAKE} {TUNE} {SAMPLE} --preview --out key.png")
+    assert (code, told.splitlines()[-1]) == (130, "interrupted: key.png is as it was")
     monkeypatch.setattr(ControlVideoPipeline, "__call__", call)
     assert cli(line)[0] == 2
     code, told = cli(f"{line} --resume --steps 3")

@@ -12,6 +12,7 @@ has the class make a cluster, and closes it at the end. The folder of the book a
 results must have the same path on every worker.
 """
 
+import asyncio
 import contextlib
 import importlib
 import logging
@@ -66,6 +67,7 @@ def scheduler_at(address: str) -> Iterator["Client"]:
     """
     dask = _dask()
     try:
+        asyncio.run(_greet(dask, address))
         client = dask.Client(address, timeout=WAIT, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -116,6 +118,14 @@ def gpus_here() -> list[str]:
     return gpus
 
 
+async def _greet(dask: Any, address: str) -> None:
+    """Have the scheduler say who it is: a client would wait without end for one that is silent."""
+    settings = dask.Security().get_connection_args("client")
+    async with asyncio.timeout(float(WAIT.removesuffix("s"))):
+        async with dask.rpc(address, connection_args=settings) as scheduler:
+            await scheduler.identity()
+
+
 def _seeing(gpu: str) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": gpu}
 
@@ -141,4 +151,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise Refused(
             f"{path}: unknown {', '.join(sorted(unknown))}: want cluster, options, workers"
         )
+    workers = found.get("workers", 1)
+    bounds = isinstance(workers, dict) and set(workers) <= {"minimum", "maximum"}
+    if not all(type(n) is int and n >= 0 for n in (workers.values() if bounds else [workers])):
+        raise Refused(f"{path}: workers: want how many, or minimum and maximum, got {workers!r}")
     return found

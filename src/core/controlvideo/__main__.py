@@ -61,7 +61,7 @@ def cli() -> None:
 @SAMPLING
 @TUNING
 @MACHINE
-def edit(source: Path, out: Path, **asked: Any) -> None:
+def edit(source: Path, out: Path, **asked: Any) -> int:
     """Tune an adapter on the video INPUT (a film, or a folder of images), and edit the video.
 
     The adapter is left beside OUT, in a folder OUT.tuned: `render` takes it for other edits. Look
@@ -79,9 +79,14 @@ def edit(source: Path, out: Path, **asked: Any) -> None:
             tuning = Tuning(made, on, recipe_of(asked, made), tuned, device=device)
         pipe = tuning.pipe if tuning else on.checkpoint.load(device=device)
     _note(pipe, made.prompt, asked["edit"], asked["negative"])
-    if tuning:
-        tuning.tune(save_every=asked["save_every"])
-    _render(pipe, on, made, asked, out)
+    if not tuning:
+        return _rendered(pipe, on, made, asked, out)
+    tuning.tune(save_every=asked["save_every"])
+    try:
+        _render(pipe, on, made, asked, out)
+    except OSError as error:
+        raise OSError(f"{error}; it is tuned: --resume edits, and does not tune again") from error
+    return 0
 
 
 @cli.command(short_help="Tune an adapter on a video.")
@@ -127,12 +132,7 @@ def render(source: Path, adapter: Path, out: Path, **asked: Any) -> int:
         on = _scene(made, asked, out, device)
         pipe = on.checkpoint.load(folder, device=device)
     _note(pipe, made.prompt, asked["edit"], asked["negative"])
-    try:
-        _render(pipe, on, made, asked, out)
-    except KeyboardInterrupt:
-        click.echo(f"interrupted: {out} is as it was", err=True)
-        return 130
-    return 0
+    return _rendered(pipe, on, made, asked, out)
 
 
 def _check_sampling(asked: dict[str, Any], out: Path) -> None:
@@ -184,6 +184,18 @@ def _note(pipe: ControlVideoPipeline, *prompts: str) -> None:
     """Have the pipeline warn of prompts before the work, and not in the midst of it."""
     for prompt in prompts:
         pipe.encode_prompt(prompt)
+
+
+def _rendered(
+    pipe: ControlVideoPipeline, on: Scene, made: Made, asked: dict[str, Any], out: Path
+) -> int:
+    """Sample and write where nothing was tuned, so that there is nothing to resume."""
+    try:
+        _render(pipe, on, made, asked, out)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted: {out} is as it was", err=True)
+        return 130
+    return 0
 
 
 def _render(
