@@ -254,10 +254,6 @@ FAULTS = {
         lambda root: edit(root / "book" / "intro.md", ">1<", ">2<"),
         "book/intro.md: it is not what the records give; .*refresh --pages",
     ),
-    "front without table": (
-        lambda root: (root / "book" / "intro.md").write_text("# Book\n"),
-        "book/intro.md: it has no table of claims; put <!-- claims -->",
-    ),
     "scale of unknown name": (
         lambda root: (root / "book/scales/tiny/long.yaml").write_text("runs: 3\n"),
         "book/scales/tiny/long.yaml: unknown parameter 'runs': chapter tiny has seed",
