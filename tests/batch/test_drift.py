@@ -150,15 +150,16 @@ def test_a_revision_of_git_is_a_set(two):
     )
 
 
-def test_a_failed_run_counts_where_no_whole_one_stands(two):
+def test_of_a_failed_run_and_a_whole_one_the_later_counts(two):
     root, after = two
+    whole = (after / "tiny.json").read_text()
     failed(after)
-    text = (after / "tiny.json").read_text()
     (after / "tiny.json").rename(after / "tiny.failed.json")
-    done = batch(root, "drift", "book", str(after))
-    assert "end: done -> failed at line 30" in done.stdout
-    (root / "book" / "tiny.failed.json").write_text(text)
-    assert "end: done -> failed" in batch(root, "drift", "book", str(after)).stdout
+    assert "end: done -> failed at line 30" in batch(root, "drift", "book", str(after)).stdout
+    for year, code in (("2020", 1), ("2120", 0)):
+        begun = {"started": f"{year}-01-01T00:00:00Z"}
+        (after / "tiny.json").write_text(json.dumps(json.loads(whole) | begun))
+        assert batch(root, "drift", "book", str(after)).returncode == code
 
 
 BAD = {

@@ -1,5 +1,6 @@
 """What `book/conftest.py` adds to nbval: a figure that moved fails its cell."""
 
+import copy
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
 CONFTEST = Path(__file__).parents[2] / "book" / "conftest.py"
 PLOT = "from core.lab import figure\nfig, (ax,) = figure()\nax.plot([0, 1, 2, 10]);"
@@ -16,8 +18,6 @@ PLOT = "from core.lab import figure\nfig, (ax,) = figure()\nax.plot([0, 1, 2, 10
 def committed():
     cells = [nbformat.v4.new_code_cell("1 + 1"), nbformat.v4.new_code_cell(PLOT)]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    from nbclient import NotebookClient
-
     return NotebookClient(notebook, kernel_name="python3", timeout=60).execute()
 
 
@@ -41,7 +41,7 @@ def reexecuted(notebook, folder: Path):
     ids=["same", "within the tolerance", "moved", "without numbers"],
 )
 def test_a_figure_that_moved_fails_its_cell(committed, tmp_path, y, said):
-    notebook = nbformat.from_dict(committed.copy())
+    notebook = copy.deepcopy(committed)
     (output,) = [o for o in notebook.cells[1].outputs if "image/png" in o.get("data", {})]
     numbers = output.metadata["core"]["figure"]
     numbers[0]["series"][0]["y"] = y or "0 1 2 10"

@@ -10,13 +10,12 @@ from core.batch.records import Record, faults, mark_of
 from core.batch.storage import results_at
 
 FIELDS = {"chapter", "claims"}  # what has these is meant as a record
-FAILED = ".failed.json"
 
 
 def records_at(place: str, root: Path) -> list[Record]:
     """Return the records at a place, each valid, whatever else lies there left out.
 
-    A record of a failed run counts where no whole one stands beside it.
+    Where a failed run and a whole one stand side by side, the later one counts.
 
     Args:
         place: a record, a folder with records in it and below, a folder of results of `grid`, or a
@@ -70,10 +69,8 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def _records(texts: Iterable[tuple[str, str]]) -> Iterator[Record]:
-    there = dict(texts)
-    for name, text in there.items():
-        if name.endswith(FAILED) and f"{name.removesuffix(FAILED)}.json" in there:
-            continue
+    latest: dict[str, Record] = {}
+    for name, text in texts:
         try:
             found = json.loads(text)
         except ValueError as error:
@@ -83,4 +80,6 @@ def _records(texts: Iterable[tuple[str, str]]) -> Iterator[Record]:
         wrong = faults(found)
         if wrong:
             raise Refused(f"{name} is no valid record, {wrong[0]}")
-        yield found
+        stem = name.removesuffix(".json").removesuffix(".failed")
+        latest[stem] = max(latest.get(stem, found), found, key=lambda record: record["started"])
+    yield from latest.values()

@@ -45,7 +45,7 @@ def stopped(chapter: Chapter, trace: Trace, error: BaseException) -> dict[str, A
 
     kind, message, offset = type(error).__name__, str(error).strip(), 1
     if isinstance(error, PapermillExecutionError):
-        kind, message, offset = error.ename, error.evalue, _line_in_cell(error.traceback)
+        kind, message, offset = error.ename, error.evalue.strip(), _line_in_cell(error.traceback)
     line, code = _place(chapter, trace.current, offset)
     first = next(iter(message.splitlines()), "")
     return {"cell": trace.index, "line": line, "code": code, "error": kind, "message": first}
