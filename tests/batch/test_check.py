@@ -378,6 +378,18 @@ def test_several_labels_may_stand_together(refreshed):
     assert lines(refreshed) == []
 
 
+def test_a_claim_whose_id_is_put_together_is_known_by_what_its_cell_shows(refreshed):
+    def show(notebook):
+        (cell,) = (c for c in notebook.cells if c.source.startswith("claim = "))
+        told = {"text/plain": "Claim(id='tiny-e1', source='Sec. 1')"}
+        cell.outputs.append(nbformat.v4.new_output("display_data", told))
+
+    edit_script(refreshed, '"id": "tiny-e1"', '"id": "tiny-" + "e1"')
+    assert len(lines(refreshed)) == 1
+    edit_notebook(refreshed, show)
+    assert lines(refreshed) == []
+
+
 def test_a_page_outside_the_papers_needs_no_claims(refreshed):
     edit(refreshed / "book" / "_toc.yml", "caption: Papers", "caption: Kernels")
     edit_notebook(refreshed, no_claims)

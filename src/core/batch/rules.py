@@ -132,7 +132,7 @@ def verdicts_are_as_expected(it: Committed) -> Iterator[Problem]:
 
 def claims_have_labels(it: Committed) -> Iterator[Problem]:
     """Demand that each claim's id labels the cell that records it."""
-    labelled = set(_labelled(it.chapter.source))
+    labelled = set(_labelled(it))
     for claim in nb.claims_in(it.notebook):
         name = claim.get("id")
         if name not in labelled:
@@ -183,18 +183,32 @@ CHAPTER_RULES = (
 )
 
 
-def _labelled(source: NotebookNode) -> Iterator[str]:
-    """Yield each label at the end of a markdown cell that the next cell, of code, names."""
-    for prose, code in zip(source.cells, source.cells[1:], strict=False):
-        if prose.cell_type != "markdown" or code.cell_type != "code":
+def _labelled(it: Committed) -> Iterator[str]:
+    """Yield each label at the end of a markdown cell where the next cell, of code, has its claim.
+
+    The cell names the id, or shows the claim of an id that it puts together.
+    """
+    cells = it.chapter.source.cells
+    executed = (cell for _, cell in nb.code_cells(it.notebook))
+    for place, code in nb.code_cells(it.chapter.source):
+        known = _strings(code.source) | _shown(next(executed, None))
+        prose = cells[place - 1]
+        if place == 0 or prose.cell_type != "markdown":
             continue
-        strings = _strings(code.source)
         for line in reversed(prose.source.rstrip().splitlines()):
             label = re.fullmatch(r"\(([^()]+)\)=", line.strip())
             if not label:
                 break
-            if label[1] in strings:
+            if label[1] in known:
                 yield label[1]
+
+
+def _shown(cell: NotebookNode | None) -> set[str]:
+    """Return the ids of the claims that a cell shows."""
+    outputs = cell.outputs if cell else []
+    texts = (output.get("data", {}).get("text/plain", "") for output in outputs)
+    claims = (re.match(r"Claim\(id='([^']+)'", text) for text in texts)
+    return {claim[1] for claim in claims if claim}
 
 
 def _strings(code: str) -> set[object]:
