@@ -59,7 +59,7 @@ film_size: int = 512  # pixels of a side that it is cut and scaled to
 says: str = ""  # what it shows
 becomes: str = ""  # what it is to show
 
-# %% tags=["hide-input", "inputs"]
+# %% tags=["hide-input", "inputs", "remove-stdout"]
 import math
 from dataclasses import replace
 

@@ -103,7 +103,7 @@ def test_a_verdict_leads_to_its_run():
     here, there = text.split("\n- <span")[1:]
     assert "**a, cpu**: 3 February 2026, in 35 seconds on 1 thread of A \\<fast\\> one" in here
     assert "Python 3.12.1, torch 2.9; commit 1234567." in here
-    assert "another version of the chapter" in there
+    assert "another version of the code" in there
     assert "commit 1234567 with changes." in there
 
 

@@ -3,8 +3,10 @@
 import json
 import os
 
-from tiny_book import add_cell, batch, everything_in
+import nbformat
+from tiny_book import add_cell, batch, edit, everything_in
 
+from core.batch.book import stage
 from core.batch.chapters import all_chapters
 from core.batch.check import problems
 
@@ -42,12 +44,40 @@ def test_twice_gives_the_same_bytes_and_leaves_the_files_alone(book):
 def test_a_changed_chapter_is_replaced_with_its_pages(refreshed):
     script = refreshed / "book" / "tiny.py"
     script.write_text(script.read_text().replace("the mean is 3.5", "the mean is | 7/2"))
-    assert {"its cells differ from the script"} <= {p.what for p in problems(refreshed)}
+    assert {"its code differs from the script"} <= {p.what for p in problems(refreshed)}
     ended = batch(refreshed, "refresh")
     assert ended.returncode == 0
     assert "book/tiny.ipynb: replaced" in ended.stdout
     assert r"the mean is \| 7/2" in (refreshed / "book" / "claims.md").read_text()
     assert problems(refreshed) == []
+
+
+def test_prose_is_taken_over_without_an_execution(refreshed):
+    folder = refreshed / "book"
+    outputs = [cell.get("outputs") for cell in read(folder).cells]
+    edit(folder / "tiny.py", "# # A die is fair", "# # A die is just")
+    edit(folder / "tiny.py", '"name": "tiny-dot"', '"name": "tiny-point"')
+    assert batch(refreshed, "refresh", "--pages").returncode == 0
+    assert problems(refreshed) == []
+    after = read(folder)
+    assert "# A die is just" in after.cells[0].source
+    assert [cell.get("outputs") for cell in after.cells] == outputs
+    record = json.loads((folder / "tiny.json").read_text())
+    assert (record["title"], list(record["figures"])) == ("A die is just", ["tiny-point"])
+    edit(folder / "tiny.py", "sum(range(1, 7))", "sum(range(1, 6))")
+    before = everything_in(folder)
+    assert batch(refreshed, "refresh", "--pages").returncode == 0
+    assert everything_in(folder) == before
+
+
+def test_the_rendered_book_has_the_prose_of_the_script(refreshed):
+    edit(refreshed / "book" / "tiny.py", "# # A die is fair", "# # A die is just")
+    staged = stage(all_chapters(refreshed), refreshed)
+    assert "# A die is just" in read(staged).cells[0].source
+
+
+def read(folder):
+    return nbformat.read(folder / "tiny.ipynb", as_version=4)
 
 
 def test_a_failing_chapter_leaves_the_committed_one(refreshed):

@@ -91,7 +91,7 @@ def test_a_good_one_is_in_order_and_an_old_one_is_noted(studied):
     kept(studied).write_text(study.text_of(found | {"source": "0" * 64}))
     (note,) = notes(studied)
     assert str(note) == (
-        "book/evidence/tiny/over-seeds.json: of another version of the script; "
+        "book/evidence/tiny/over-seeds.json: of another version of the code; "
         "python -m core.batch grid tiny --seeds 0..4, then study"
     )
 

@@ -19,7 +19,7 @@ from core.batch.notebook import what_is_missing
 from core.batch.parameters import parameters_of
 from core.batch.reach import library_hashes
 from core.batch.records import read_record
-from core.batch.refresh import write_pages
+from core.batch.refresh import reprint, write_pages
 from core.provenance import package_versions
 
 
@@ -60,6 +60,7 @@ def stage(chapters: list[Chapter], root: Path) -> Path:
             place = staged / path.relative_to(root / "_build" / "run")
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, place)
+        reprint(job.chapter, staged / job.notebook.name)
     write_pages(staged, chapters)
     return staged
 

@@ -4,7 +4,6 @@ A chapter is an entry of the table of contents that has a `.py` beside it, a jup
 script; `paper chapters` are those of the part with the caption "Papers".
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,8 @@ from typing import Any
 import jupytext
 import yaml
 from nbformat import NotebookNode
+
+from core.batch.notebook import code_hash
 
 PAPERS = "Papers"
 
@@ -60,8 +61,11 @@ class Chapter:
 
     @property
     def sha256(self) -> str:
-        """The hash of the script, by which a record says what it is a record of."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        """The hash of its code, by which a record says what it is a record of.
+
+        Prose is none of it: a sentence that is mended makes no number older.
+        """
+        return code_hash(self.source)
 
     @property
     def title(self) -> str:

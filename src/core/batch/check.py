@@ -24,9 +24,9 @@ def problems(root: Path) -> list[Problem]:
 
 
 def notes(root: Path) -> list[Problem]:
-    """Return what is no fault and yet worth knowing: evidence of another version of a script."""
+    """Return what is no fault and yet worth knowing: evidence of another version of the code."""
     return [
-        Problem(path.relative_to(root).as_posix(), "of another version of the script", again)
+        Problem(path.relative_to(root).as_posix(), "of another version of the code", again)
         for chapter in all_chapters(root)
         for path, again in (*_kept(chapter), *_studied(chapter))
         if (read_record(path) or {}).get("source") != chapter.sha256

@@ -197,7 +197,7 @@ def _verdict(ledger: Ledger, run: Record | None, name: str) -> str:
 def _run(ledger: Ledger, run: Record) -> str:
     """Return the line of the list of runs that verdicts lead to."""
     then = run["source"] != ledger.record["source"]
-    older = ", by another version of the chapter" if then else ""
+    older = ", by another version of the code" if then else ""
     told = f"{date(run)}{older}, in {duration(run)} on {machine(run)}; {versions(run)}."
     name = escape(f"{ledger.chapter}, {run['scale']}")
     return f'- <span id="{_anchor(ledger, run)}"></span>**{name}**: {escape(told)}'

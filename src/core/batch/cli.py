@@ -19,7 +19,7 @@ from core.batch.options import jobs_option, pairs_option, shown, timeout_option
 from core.batch.parameters import DEFAULT_SCALE, parameters_of, scales_of, values_of
 from core.batch.progress import Show
 from core.batch.records import Record
-from core.batch.refresh import install, write_pages
+from core.batch.refresh import install, reprint, write_pages
 from core.batch.workers import side_by_side
 
 
@@ -90,7 +90,9 @@ def run(
 
 @cli.command()
 @click.argument("chapters", nargs=-1)
-@click.option("--pages", is_flag=True, help="Execute nothing: only write the generated pages.")
+@click.option(
+    "--pages", is_flag=True, help="Execute nothing: only take over prose, and write pages."
+)
 @jobs_option
 @timeout_option
 def refresh(chapters: tuple[str, ...], pages: bool, jobs: int, timeout: int) -> int:
@@ -102,7 +104,11 @@ def refresh(chapters: tuple[str, ...], pages: bool, jobs: int, timeout: int) -> 
     for job in done:
         replaced = install(job, job.chapter.notebook)
         click.echo(f"{shown(job.chapter.notebook)}: {'replaced' if replaced else 'unchanged'}")
-    for page in write_pages(root / "book", find_chapters(root, ())):
+    every = find_chapters(root, ())
+    for chapter in every:
+        if reprint(chapter, chapter.notebook):
+            click.echo(f"{shown(chapter.notebook)}: has the prose of the script")
+    for page in write_pages(root / "book", every):
         click.echo(f"{shown(page)}: rewritten")
     return int(len(done) < len(work))
 

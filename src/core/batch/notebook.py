@@ -4,6 +4,7 @@ No metadata is trusted: papermill calls every cell "completed" when the kernel w
 notebook is whole when each of its code cells carries an execution count and none an error.
 """
 
+import copy
 import hashlib
 import re
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from nbformat import NotebookNode
 
 MIME = "core"
 CLAIMS_TAG = "nbval-check-output"
+INJECTED = "injected-parameters"
 NOISE = ("papermill", "execution", "lines_to_next_cell")
 WARNING = re.compile(r"\b(\w*Warning: .*)")
 
@@ -21,6 +23,29 @@ def code_cells(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
     """Return the code cells that are not empty, each with its place among all cells."""
     numbered = enumerate(notebook.cells)
     return [(i, c) for i, c in numbered if c.cell_type == "code" and c.source.strip()]
+
+
+def code_hash(notebook: NotebookNode) -> str:
+    """Return the hash of a chapter's code: no prose, no tags, no parameters that were given."""
+    cells = (
+        cell for _, cell in code_cells(notebook) if INJECTED not in cell.metadata.get("tags", [])
+    )
+    return hashlib.sha256("\n# %%\n".join(cell.source for cell in cells).encode()).hexdigest()
+
+
+def with_prose(executed: NotebookNode, source: NotebookNode) -> NotebookNode:
+    """Return the execution with prose and tags as `source` has them.
+
+    Raises:
+        ValueError: it is an execution of other code.
+    """
+    if code_hash(executed) != code_hash(source):
+        raise ValueError("want an execution of the same code, got one of another")
+    again = copy.deepcopy(executed)
+    again.cells = copy.deepcopy(source.cells)
+    for (_, cell), (_, ran) in zip(code_cells(again), code_cells(executed), strict=True):
+        cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
+    return normalise(again)
 
 
 def what_is_missing(notebook: NotebookNode) -> str | None:

@@ -3,7 +3,10 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import nbformat
+
 from core.batch import claims_page, records
+from core.batch import notebook as nb
 from core.batch.chapters import Chapter
 from core.batch.execute import Job
 
@@ -27,6 +30,32 @@ def install(job: Job, notebook: Path) -> bool:
         return False
     notebook.parent.mkdir(parents=True, exist_ok=True)
     records.write_all({notebook: text, beside: records.text_of(fresh)})
+    return True
+
+
+def reprint(chapter: Chapter, notebook: Path) -> bool:
+    """Give an execution the script's prose and tags, its record the title and figures' names.
+
+    Args:
+        chapter: whose script it is.
+        notebook: a whole execution at the defaults, with its record beside it.
+
+    Returns:
+        Whether the files were replaced: not where they agree with the script, and not where the
+        code is another, which only an execution mends.
+    """
+    beside = notebook.with_suffix(".json")
+    record = records.read_record(beside)
+    try:
+        executed = nbformat.read(notebook, as_version=4)
+    except (OSError, ValueError):
+        return False
+    other = nb.code_hash(executed) != chapter.sha256
+    if record is None or other or nb.same_source(executed, chapter.source):
+        return False
+    again = nb.with_prose(executed, chapter.source)
+    record |= {"title": chapter.title, "figures": nb.figures_in(again)}
+    records.write_all({notebook: nbformat.writes(again) + "\n", beside: records.text_of(record)})
     return True
 
 

@@ -85,10 +85,12 @@ def was_executed(it: Committed) -> Iterator[Problem]:
 
 def is_of_this_source(it: Committed) -> Iterator[Problem]:
     """Demand that notebook and record belong to the script as it stands."""
-    if not nb.same_source(it.notebook, it.chapter.source):
-        yield it.in_notebook("its cells differ from the script")
+    if nb.code_hash(it.notebook) != it.chapter.sha256:
+        yield it.in_notebook("its code differs from the script")
+    elif not nb.same_source(it.notebook, it.chapter.source):
+        yield it.in_notebook("its prose differs from the script", REFRESH.format("--pages"))
     if it.record.get("source") != it.chapter.sha256:
-        yield it.in_record("it is the record of another version of the script")
+        yield it.in_record("it is the record of other code than the script's")
 
 
 def has_valid_record(it: Committed) -> Iterator[Problem]:
