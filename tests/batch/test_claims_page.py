@@ -79,14 +79,17 @@ def test_the_page_counts_links_and_tabulates():
     gpu = run({**CLAIM, "here": "a < b", "verdict": "undecided"}, scale="gpu", device="NVIDIA X")
     text = page([ledger(CLAIM, other, gpu=gpu)])
     assert "2 claims: 1 holds, 1 corrected." in text
-    assert "  - Verdict\n  - Verdict (gpu)\n" in text
-    assert "* - a\n  - [a-e1](#a-e1)\n  - Thm. 1\n" in text
+    assert "  - Here\n  - Verdict (gpu)\n" in text
+    assert "* - a\n  - [a-e1](#a-e1)\n  - <details>" in text
     first, second = [cells(row) for row in text.split("* - ")[2:]]
-    assert first[-2:] == [
+    assert [first[2], first[-1]] == [
         "corrected|3 February 2026, 1 thread of A <fast> one, no GPU",
         "undecided|a < b; 3 February 2026, 1 thread of A <fast> one, NVIDIA X",
     ]
-    assert second[-2:] == ["holds|3 February 2026, 1 thread of A <fast> one, no GPU", ""]
+    assert [second[2], second[-1]] == [
+        "holds|3 February 2026, 1 thread of A <fast> one, no GPU",
+        "",
+    ]
 
 
 def cells(row):

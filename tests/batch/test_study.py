@@ -73,8 +73,8 @@ def test_it_says_what_each_seed_gave(studied):
 
 def test_the_page_of_claims_shows_it(studied):
     page = (studied / "book" / "claims.md").read_text()
-    assert "  - Verdict\n  - Over seeds\n" in page
-    assert "no GPU</details>\n  - 2 of 4 holds, 1 not seen, 1 without\n" in page
+    assert "  - Here\n  - Over seeds\n" in page
+    assert "\n  - 2 of 4 holds, 1 not seen, 1 without\n" in page
 
 
 def test_it_is_no_record_and_no_measurement(studied):
