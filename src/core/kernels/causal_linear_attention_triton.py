@@ -115,7 +115,8 @@ def _blocks_kernel(
         S_ptrs = S_ptr + (sequence * segments + segment) * D * M + d[:, None] * M + m[None, :]
         in_S = (d < D)[:, None] & (m < M)[None, :]
         if not SUM_ONLY:  # the sum of all segments before this one
-            S = tl.load(S_ptrs - D * M, mask=in_S & (segment > 0), other=0.0)
+            before = (d < tl.where(segment > 0, D, 0))[:, None] & in_S
+            S = tl.load(S_ptrs - D * M, mask=before, other=0.0)
 
     for n in range(segment * blocks, tl.minimum((segment + 1) * blocks, tl.cdiv(T, C))):
         i = n * C + c  # rows in the order of reading
