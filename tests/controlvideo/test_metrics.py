@@ -224,6 +224,7 @@ def test_a_seam_is_a_change_that_is_larger_than_the_others():
     points = torch.cat([torch.zeros(1), steps.cumsum(0)])[:, None, None].expand(5, 3, 7)
     assert metrics.seam(points, [3]) == pytest.approx(12 / 2)
     assert metrics.seam(points, [3, 4]) == pytest.approx(7.5 / 1.5)
+    assert metrics.seam(points, [3], [4]) == pytest.approx(12 / 1.5)
     for begins, message in (
         ([], r"in 1..4, got \[\]"),
         ([5], "in 1..4"),

@@ -233,12 +233,13 @@ def flicker(points: Tensor) -> float:
     return float(points.var(0, unbiased=False).mean().sqrt())
 
 
-def seam(points: Tensor, begins: Sequence[int]) -> float:
+def seam(points: Tensor, begins: Sequence[int], besides: Sequence[int] = ()) -> float:
     """Return how much more points change, on average, at some frames than at all others.
 
     Args:
         points: `[F, 3, P]`; see `ground_points`.
         begins: frames, in 1..F-1, at which a change from the frame before is suspected.
+        besides: frames that are left out of the others.
 
     Raises:
         ValueError: no such frames, or no others.
@@ -248,9 +249,11 @@ def seam(points: Tensor, begins: Sequence[int]) -> float:
         raise ValueError(f"want frames in 1..{len(change)}, got {list(begins)}")
     there = torch.zeros(len(change), dtype=torch.bool)
     there[[i - 1 for i in begins]] = True
-    if there.all():
+    calm = ~there
+    calm[[i - 1 for i in besides]] = False
+    if not calm.any():
         raise ValueError("want frames besides those to compare with, got none")
-    return float(change[there].mean() / change[~there].mean())
+    return float(change[there].mean() / change[calm].mean())
 
 
 def temporal_cosine(features: Tensor) -> float:

@@ -280,13 +280,15 @@ class Difference:
     def resolved(self, least: float) -> Resolution:
         """Return how much a run can tell of this difference.
 
-        It tells something where zero lies outside the interval, and where the interval is narrower
-        than the least difference that would matter.
+        It tells that there is one where zero lies outside the interval, and that there is none that
+        matters where the whole interval lies within `least` of zero.
 
         Args:
-            least: that difference.
+            least: the least difference that would matter.
         """
-        return {"error": self.half, "needs": max(least, abs(self.mean))}
+        if self.below or self.above:
+            return {"error": self.half, "needs": abs(self.mean)}
+        return {"error": abs(self.mean) + self.half, "needs": least}
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> Difference:
