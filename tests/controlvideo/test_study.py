@@ -174,7 +174,13 @@ def test_scenes_of_a_case_are_what_its_prompts_say():
 
 @pytest.mark.parametrize(
     ("mean", "half", "told"),
-    [(-0.3, 0.2, True), (0.3, 0.2, True), (0.1, 0.2, False), (0.01, 0.04, True), (0.03, 0.04, False)],
+    [
+        (-0.3, 0.2, True),
+        (0.3, 0.2, True),
+        (0.1, 0.2, False),
+        (0.01, 0.04, True),
+        (0.03, 0.04, False),
+    ],
 )
 def test_a_difference_tells_something_apart_from_zero_or_close_to_it(mean, half, told):
     found = Difference(mean, half).resolved(0.05)
