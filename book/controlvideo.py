@@ -13,8 +13,9 @@
 # much from tuning? {cite:t}`zhao2023controlvideo` put together a ControlNet, attention to one key frame, a temporal
 # branch, tuning on the one video and DDIM inversion.
 #
-# Where the correct edit is known, the start divides the videos most: where the inversion kept the source, an untuned
-# model edits nearly correctly and frames agree by themselves; where it lost it, the edit is worse than from noise.
+# Where the correct edit is known, the start divides the videos most: from an inversion most edits are nearly correct
+# untuned, and their frames agree by themselves, while some lose their ground and are worse than from noise; that a
+# source comes back from its inversion does not tell which.
 # From noise, key-frame attention makes frames agree, most where each frame has noise of its own, and tuning brings
 # them nearer to the source; what the temporal branch adds is less than the few videos of this page can tell. Without
 # branches, and with norms taken over each frame, the edit of the key frame is that of an image, and videos of any
@@ -335,7 +336,7 @@ for ax, number in zip(axes, ("error", "ground_flicker", "object_flicker"), stric
 
 # %% [markdown]
 # From the inversions the untuned model is {glue:text}`controlvideo-near:.3f` from the correct edit on average, and
-# {glue:text}`controlvideo-near-worst:.3f` in the worst video; the section on inversion says which. Key-frame attention changes the flicker of the
+# {glue:text}`controlvideo-near-worst:.3f` in the worst video, whose ground is lost. Key-frame attention changes the flicker of the
 # ground by {glue:text}`controlvideo-gain-inverted-key` there, and tuning the error by
 # {glue:text}`controlvideo-gain-inverted-tuned`. From shared noise the untuned
 # model is {glue:text}`controlvideo-far:.3f` off. Key-frame attention changes the flicker by
@@ -682,11 +683,12 @@ quote("controlvideo-left", 100 * left)
 # median is off by {glue:text}`controlvideo-many-off:.3f` and the worst by {glue:text}`controlvideo-many-worst:.3f`; the error is
 # {glue:text}`controlvideo-nearer:.2f` times that of few steps, in the geometric mean. Sampled with guidance, the first
 # {glue:text}`controlvideo-cases` are off by {glue:text}`controlvideo-guided:.3f` in the median. At the end of the inversion
-# {glue:text}`controlvideo-left:.0f` % of the source are left in the noise: errors of the steps can hide it.
+# {glue:text}`controlvideo-left:.0f` % of the source are left in the noise, which is little beside the errors of few steps.
 #
-# In the {glue:text}`controlvideo-steps` steps of the ladder {glue:text}`controlvideo-came-back` of its
-# {glue:text}`controlvideo-cases` videos come back. Edits of these by the untuned model are off by
-# {glue:text}`controlvideo-edited-kept`, of the others by {glue:text}`controlvideo-edited-lost`. Over all, the inversion changes the
+# In the {glue:text}`controlvideo-steps` steps of the ladder, {glue:text}`controlvideo-came-back` of its
+# {glue:text}`controlvideo-cases` first frames come back. Untuned edits of these videos are off by
+# {glue:text}`controlvideo-edited-kept`, of the others by {glue:text}`controlvideo-edited-lost`: to give the source
+# back without guidance is not to keep its ground under another prompt with guidance. Over all, the inversion changes the
 # ground's error by {glue:text}`controlvideo-kept`.
 #
 # (controlvideo-e14)=
