@@ -96,15 +96,10 @@ def done_before(parts: list[Part], results: Results) -> tuple[set[str], int]:
     Raises:
         Refused: a result was changed since.
     """
+    asked = [task.key for task in tasks_of(parts)]
     there = results.done()
-    done: set[str] = set()
-    total = 0
-    for task in tasks_of(parts):
-        total += 1
-        if task.key in there:
-            results.record(task.key)
-            done.add(task.key)
-    return done, total
+    done = {key for key, _ in results.records(key for key in asked if key in there)}
+    return done, len(asked)
 
 
 def workers(asked: dict[str, Any], gpu: bool, count: int) -> AbstractContextManager[Any]:
@@ -224,7 +219,7 @@ def rows_in(place: str, everything: bool) -> list[Row]:
     done = results.done()
     asked = [task.key for task in results.plan()]
     keys = sorted(done) if everything else [key for key in asked if key in done]
-    return list(rows_of((key, results.record(key)) for key in keys))
+    return list(rows_of(results.records(keys)))
 
 
 COMMANDS = (grid, status, results_, plot, study_)

@@ -7,13 +7,14 @@
     work/KEY/, KEY.lock     what is being executed, out of sight
 
 A result appears whole or not at all, and is never replaced. Who executes a task holds its lock,
-which the system takes back when the process dies. `folder` keeps this on a disk.
+which the system takes back when the process dies. `folder` keeps this on a disk; `bucket` keeps
+it in a bucket of S3-compatible storage, where less can be promised of a lock.
 """
 
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -61,6 +62,10 @@ class Results(ABC):
     @abstractmethod
     def in_work(self) -> set[str]:
         """Return the keys that some living process has claimed."""
+
+    def path_of(self, key: str, name: str, sealed: str) -> str:
+        """Return where a file of a result stands; `sealed` is its hash."""
+        return f"{DONE}/{key}/{name}"
 
     def open(self) -> None:
         """Begin the folder, or go on with it.
@@ -143,6 +148,14 @@ class Results(ABC):
             raise self._edited(key, name)
         return record
 
+    def records(self, keys: Iterable[str]) -> Iterator[tuple[str, Record]]:
+        """Yield the record of each result, in order.
+
+        Raises:
+            Refused: one is not what the task left.
+        """
+        yield from ((key, self.record(key)) for key in keys)
+
     def verify(self, key: str) -> None:
         """Make sure that every file of a result is what the task left.
 
@@ -161,8 +174,9 @@ class Results(ABC):
         found = {}
         for key in sorted(self.names(FAILED) - self.done()):
             for name in self.names(f"{FAILED}/{key}"):
-                if name.endswith(".json"):
-                    found[key] = _parsed(self.read(f"{FAILED}/{key}/{name}"))
+                data = self.read(f"{FAILED}/{key}/{name}") if name.endswith(".json") else None
+                if data is not None:  # else it was dropped just now
+                    found[key] = _parsed(data)
                     if not _tells_why(found[key]):
                         where = f"{self.place}/{FAILED}/{key}"
                         what = "is not what the task left: remove that folder"
@@ -176,7 +190,7 @@ class Results(ABC):
         return seal["files"]
 
     def _sealed(self, key: str, name: str, sealed: str | None) -> bytes:
-        data = self.read(f"{DONE}/{key}/{name}")
+        data = self.read(self.path_of(key, name, sealed)) if isinstance(sealed, str) else None
         if data is None or _hash(data) != sealed:
             raise self._edited(key, name)
         return data

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from core.batch.chapters import Refused
 from core.batch.records import Record, faults, mark_of
-from core.batch.storage import results_at
+from core.batch.storage import is_address, results_at
 
 FIELDS = {"chapter", "claims"}  # what has these is meant as a record
 
@@ -26,10 +26,10 @@ def records_at(place: str, root: Path) -> list[Record]:
         Refused: there is no such place or no record there, or one is torn or not valid.
     """
     path = Path(place)
-    if (path / "format.json").is_file():
+    if is_address(place) or (path / "format.json").is_file():
         results = results_at(place)
         results.check()
-        whole = [results.record(key) for key in sorted(results.done())]
+        whole = [record for _, record in results.records(sorted(results.done()))]
         found = [*whole, *results.failures().values()]
     else:
         texts = _files(path) if path.exists() else _committed(place, root)
