@@ -117,6 +117,15 @@ def test_a_run_that_stopped_goes_on_to_the_bit(pipe, tmp_path):
         tune(pipe, video(2), "a", video(1), Recipe(steps=9, **FAST), out=tmp_path, resume=True)
 
 
+def test_a_folder_that_holds_a_run_is_not_mixed_with_another(pipe, tmp_path):
+    tune(pipe, video(0), "a", video(1), Recipe(steps=2, **FAST), out=tmp_path, save_every=1)
+    held, before = {path: path.read_bytes() for path in tmp_path.iterdir()}, state(pipe)
+    with pytest.raises(ValueError, match=r"holds checkpoints .* step-00000002.pt: .*resume=True"):
+        tune(pipe, video(0), "a", video(1), Recipe(steps=1, **FAST), out=tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == held
+    assert not moved(before, state(pipe))
+
+
 def test_a_run_goes_on_with_less_memory(pipe, tmp_path):
     tune(pipe, video(0), "a", video(1), Recipe(steps=2, **FAST), out=tmp_path)
     recipe = Recipe(steps=3, checkpointing=True, **FAST)

@@ -98,19 +98,26 @@ def tune(
         control: its controls.
         recipe: how; None: `Recipe()`.
         control_scale: of each ControlNet.
-        out: folder for checkpoints; None: none.
+        out: folder for checkpoints, of this run alone; None: none.
         save_every: steps between them.
         resume: go on from the newest checkpoint in `out`, if there is one.
         show: progress, with loss and time left, on standard error.
 
     Raises:
-        ValueError: a video or control that does not fit, or a checkpoint of another run.
+        ValueError: a video or control that does not fit, a checkpoint of another run, or one that
+            is not to be resumed.
         Diverged: the loss is no number; the adapter is as after the step before.
     """
     recipe = Recipe() if recipe is None else recipe
-    tuner = Tuner(pipe, source, prompt, control, recipe, control_scale=control_scale)
     folder = None if out is None else Path(out)
-    if folder is not None and resume and (found := checkpoints(folder)):
+    found = checkpoints(folder) if folder is not None else []
+    if found and not resume:
+        raise ValueError(
+            f"{out} holds checkpoints of a run already, such as {found[-1].name}: go on with it "
+            "(resume=True), or name another folder"
+        )
+    tuner = Tuner(pipe, source, prompt, control, recipe, control_scale=control_scale)
+    if found:
         tuner.resume(found[-1])
     losses = []
     with tuner, Show("step", recipe.steps, done=tuner.done, quiet=not show) as shown:
