@@ -1,127 +1,33 @@
 """Break a good book in one way at a time: the check has to name it, and nothing else."""
 
-import json
 import re
 import shutil
-from pathlib import Path
 
 import nbformat
 import pytest
+from broken_book import (
+    edit_claim,
+    edit_evidence,
+    edit_notebook,
+    edit_record,
+    edit_script,
+    forged,
+    html_image,
+    lines,
+    measure,
+    moved,
+    never_ran,
+    no_claims,
+    no_numbers,
+    other_cell,
+    other_tag,
+    pretend_executed,
+    raised,
+    rewrite_pages,
+)
 from tiny_book import add_cell, edit
 
-from core.batch.chapters import all_chapters, find_chapters
-from core.batch.check import problems
 from core.batch.cli import main
-from core.batch.notebook import normalise
-from core.batch.refresh import write_pages
-
-
-def lines(root: Path) -> list[str]:
-    return [str(problem) for problem in problems(root)]
-
-
-def edit_record(root: Path, **fields) -> None:
-    path = root / "book" / "tiny.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-
-
-def edit_notebook(root: Path, change) -> None:
-    path = root / "book" / "tiny.ipynb"
-    notebook = nbformat.read(path, as_version=4)
-    change(notebook)
-    nbformat.write(notebook, path)
-
-
-def edit_claim(root: Path, **fields) -> None:
-    """Change the claim in notebook, record and pages alike."""
-
-    def change(notebook):
-        (claim,) = notebook.cells[-1].outputs[0].metadata["core"]["claims"]
-        claim.update(fields)
-
-    edit_notebook(root, change)
-    path = root / "book" / "tiny.json"
-    (claim,) = json.loads(path.read_text())["claims"]
-    edit_record(root, claims=[claim | fields])
-    rewrite_pages(root)
-
-
-def edit_script(root: Path, old: str, new: str) -> None:
-    """Change script, notebook and record alike, as a refresh would without a guard."""
-    edit(root / "book" / "tiny.py", old, new)
-    pretend_executed(root)
-
-
-def pretend_executed(root: Path) -> None:
-    """Give the notebook the cells of the script, and the outputs it had."""
-    (tiny,) = find_chapters(root, ())
-    old = nbformat.read(tiny.notebook, as_version=4)
-    outputs = [cell.outputs for cell in old.cells if cell.cell_type == "code"]
-    for cell in tiny.source.cells:
-        if cell.cell_type == "code":
-            cell.execution_count = 1
-            cell.outputs = outputs.pop(0)
-    nbformat.write(normalise(tiny.source), tiny.notebook)
-    edit_record(root, source=tiny.sha256)
-    rewrite_pages(root)
-
-
-def measure(root: Path, chapter: str) -> None:
-    """Leave beside the chapter what a bench writes."""
-    path = root / "book" / "evidence" / chapter / "tiny-cpu.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text('{"bench": "tiny", "rows": []}')
-
-
-def rewrite_pages(root: Path) -> None:
-    write_pages(root / "book", all_chapters(root))
-
-
-def first_code(notebook):
-    return next(cell for cell in notebook.cells if cell.cell_type == "code")
-
-
-def never_ran(notebook):
-    first_code(notebook).execution_count = None
-
-
-def raised(notebook):
-    error = nbformat.v4.new_output("error", ename="OSError", evalue="no", traceback=[])
-    first_code(notebook).outputs.append(error)
-
-
-def other_cell(notebook):
-    first_code(notebook).source += "\n# by hand"
-
-
-def other_tag(notebook):
-    first_code(notebook).metadata["tags"] = ["parameters", "remove-cell"]
-
-
-def forged(notebook):
-    notebook.cells[-1].outputs[0].metadata["core"]["claims"][0]["here"] = "3.6"
-
-
-def figure_of(notebook):
-    return notebook.cells[5].outputs[0].metadata["core"]["figure"][0]["series"][0]
-
-
-def moved(notebook):
-    figure_of(notebook)["y"] = "3.6"
-
-
-def no_numbers(notebook):
-    notebook.cells[5].outputs[0].metadata = {}
-
-
-def no_claims(notebook):
-    notebook.cells[-1].outputs[0].metadata = {}
-
-
-def html_image(notebook):
-    data = {"text/html": '<img alt="" src="data:">'}
-    first_code(notebook).outputs = [nbformat.v4.new_output("display_data", data)]
-
 
 FAULTS = {
     "no notebook": (
@@ -171,6 +77,10 @@ FAULTS = {
     "record of another source": (
         lambda root: edit_record(root, source="0" * 64),
         "the record of other code than",
+    ),
+    "record of another seed": (
+        lambda root: edit_record(root, seed=99),
+        "its parameters are not the script's",
     ),
     "record of a failure": (
         lambda root: edit_record(root, status="failed"),
@@ -298,6 +208,10 @@ FAULTS = {
     "evidence with another figure": (
         lambda root: edit(root / "book/evidence/tiny/long.json", '"y": "7"', '"y": "8"'),
         "book/evidence/tiny/long.json: its figures are not those in its notebook",
+    ),
+    "evidence that passes for the script's": (
+        lambda root: edit_evidence(root, source="0" * 64),
+        "book/evidence/tiny/long.json: it is not the record of the code in its notebook",
     ),
     "evidence that is a list": (
         lambda root: (root / "book/evidence/tiny/long.json").write_text("[]"),

@@ -121,7 +121,7 @@ def test_several_chapters_run_side_by_side_on_one_thread_each(book):
 
 def test_evidence_joins_the_page_as_a_column(refreshed):
     page = (refreshed / "book" / "claims.md").read_text()
-    assert "  - Verdict\n  - Verdict (long)\n" in page
+    assert "  - Here\n  - Verdict (long)\n" in page
     record = json.loads((refreshed / "book" / "evidence" / "tiny" / "long.json").read_text())
     assert record["scale"] == "long"
     assert problems(refreshed) == []

@@ -8,7 +8,7 @@ import nbformat
 
 from core.batch import claims_page, study
 from core.batch.chapters import Chapter, Refused, all_chapters
-from core.batch.notebook import claims_in, figures_in, what_is_missing
+from core.batch.notebook import claims_in, code_hash, figures_in, what_is_missing
 from core.batch.parameters import scale_values
 from core.batch.records import faults, read_record, runs_in
 from core.batch.rules import CHAPTER_RULES, REFRESH, Committed, Problem
@@ -124,6 +124,8 @@ def _faults_of_evidence(path: Path, chapter: str, labels: set[str]) -> Iterator[
     missing = what_is_missing(notebook)
     if missing:
         yield f"in its notebook, {missing}"
+    if code_hash(notebook) != record.get("source"):
+        yield "it is not the record of the code in its notebook"
     if claims_in(notebook) != record.get("claims"):
         yield "its claims are not those in its notebook"
     if figures_in(notebook) != record.get("figures", {}):

@@ -98,17 +98,17 @@ def run(
 def refresh(chapters: tuple[str, ...], pages: bool, jobs: int, timeout: int) -> int:
     """Execute CHAPTERS (all, if none is named) and put them in place of the committed ones."""
     root = find_root(Path.cwd())
-    wanted = [] if pages else find_chapters(root, chapters)
+    named = find_chapters(root, chapters)
+    wanted = [] if pages else named
     work = [rendered.fresh_job(chapter, timeout or None) for chapter in wanted]
     done = executed(work, jobs)
     for job in done:
         replaced = install(job, job.chapter.notebook)
         click.echo(f"{shown(job.chapter.notebook)}: {'replaced' if replaced else 'unchanged'}")
-    every = find_chapters(root, ())
-    for chapter in every:
+    for chapter in named:
         if reprint(chapter, chapter.notebook):
             click.echo(f"{shown(chapter.notebook)}: has the prose of the script")
-    for page in write_pages(root / "book", every):
+    for page in write_pages(root / "book", find_chapters(root, ())):
         click.echo(f"{shown(page)}: rewritten")
     return int(len(done) < len(work))
 

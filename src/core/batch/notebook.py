@@ -6,6 +6,7 @@ notebook is whole when each of its code cells carries an execution count and non
 
 import copy
 import hashlib
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -82,7 +83,7 @@ def figures_in(notebook: NotebookNode) -> dict[str, list[dict[str, Any]]]:
             called = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
             number = f"figure-{len(found) + 1}"
             found[called if called and called not in found else number] = panels
-    return found
+    return json.loads(json.dumps(found, sort_keys=True))  # in one order, wherever it was read
 
 
 def panels_of(outputs: list[NotebookNode]) -> list[list[dict[str, Any]]]:

@@ -99,6 +99,9 @@ def has_valid_record(it: Committed) -> Iterator[Problem]:
         yield it.in_record(f"not valid, {fault}")
     if it.record.get("status") != "done":
         yield it.in_record("it is the record of a failed run")
+    defaults = {name: p.default for name, p in parameters_of(it.chapter).items()}
+    if it.record.get("parameters") != defaults or it.record.get("seed") != defaults.get("seed"):
+        yield it.in_record("its parameters are not the script's")
     if it.record.get("given"):
         yield it.in_record(f"parameters were set: {', '.join(it.record['given'])}")
     for warning in it.record.get("warnings", []):
