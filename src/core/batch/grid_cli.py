@@ -48,7 +48,8 @@ place_argument = click.argument("place", default=PLACE, metavar="[FOLDER]")
 def grid(place: str, retries: int, threads: int, gpu: bool, timeout: int, **asked: Any) -> int:
     """Execute CHAPTERS x scales x values x seeds; a -p that is repeated has several values.
 
-    What has its result in the folder is not run again: to resume, give the same command.
+    What has its result in the folder is not run again: to resume, give the same command. The
+    folder may be s3://bucket/prefix, here as for the commands that read it.
     """
     if asked["scheduler"] and asked["described"]:
         raise Refused("--scheduler and --cluster: one of the two")
