@@ -189,6 +189,19 @@ def test_a_folder_that_holds_a_run_is_not_mixed_with_another(pipe, tmp_path):
     assert not moved(before, state(pipe))
 
 
+def test_an_adapter_knows_the_norm_it_was_tuned_with(pipe, tmp_path, caplog):
+    ask: dict[str, Any] = {"latents": torch.zeros(F, 3, 8, 8), "num_inference_steps": 1}
+    pipe("a", video(1), norm="video", **ask)  # not tuned: any norm will do
+    tune(pipe, *SEEN, Recipe(steps=1, norm="video", **FAST))
+    pipe.adapter.save_pretrained(tmp_path)
+    pipe.adapter = ControlVideoAdapter.from_pretrained(tmp_path)
+    pipe("a", video(1), norm="video", **ask)
+    assert not caplog.records
+    pipe("a", video(1), **ask)
+    (record,) = caplog.records
+    assert "tuned with norm 'video', and is used with 'frame'" in record.getMessage()
+
+
 def test_frames_see_in_tuning_what_they_are_to_see(pipe):
     def loss(**options):
         with Tuner(pipe, video(0), "a", video(1), Recipe(seed=3, **options)) as tuner:

@@ -208,6 +208,7 @@ class Tuner:
                 f"at a learning rate of {self.recipe.learning_rate:.3g}: lower it"
             )
         self.optimizer.step()
+        self.pipe.adapter.register_to_config(norm=self.recipe.norm)
         self.done += 1
         return value
 
@@ -241,6 +242,7 @@ class Tuner:
         for p in self.trained:
             p.requires_grad_(True)
         self.done = load(path, self.pipe.adapter, self.optimizer, run=self.identity)
+        self.pipe.adapter.register_to_config(norm=self.recipe.norm)
 
 
 def to_predict(scheduler: Any, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
