@@ -46,16 +46,12 @@ def check_prompt(prompt: Any) -> None:
         raise ValueError(f"want one prompt, a string, got a {type(prompt).__name__}: call for each")
 
 
-def check_steps(steps: int) -> None:
-    """Refuse to sample, or to invert, in no steps."""
+def check_sampling(steps: int, guidance: float = 1.0) -> None:
+    """Refuse to sample, or to invert, in no steps, and guidance by no number."""
     if steps < 1:
         raise ValueError(f"want num_inference_steps >= 1, got {steps}")
-
-
-def check_guidance(scale: float) -> None:
-    """Refuse guidance by no number."""
-    if not math.isfinite(scale):
-        raise ValueError(f"want a finite guidance_scale, got {scale}")
+    if not math.isfinite(guidance):
+        raise ValueError(f"want a finite guidance_scale, got {guidance}")
 
 
 def check_told(names: Sequence[str], known: Sequence[str]) -> None:

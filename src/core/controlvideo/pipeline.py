@@ -30,13 +30,7 @@ from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from core.controlvideo._given import (
-    check_guidance,
-    check_prompt,
-    check_steps,
-    check_told,
-    video_of,
-)
+from core.controlvideo._given import check_prompt, check_sampling, check_told, video_of
 from core.controlvideo.adapter import ControlVideoAdapter, Installation
 from core.controlvideo.attention import Sees
 from core.controlvideo.norms import Norm
@@ -184,8 +178,7 @@ class ControlVideoPipeline(DiffusionPipeline):
                 controls that do not fit, or a stream of a model in which frames depend on more than
                 the key frames.
         """
-        check_steps(num_inference_steps)
-        check_guidance(guidance_scale)
+        check_sampling(num_inference_steps, guidance_scale)
         check_told(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         controls, scales = self.controls(control, control_scale)
         F = len(controls[0])
@@ -235,7 +228,7 @@ class ControlVideoPipeline(DiffusionPipeline):
 
         Without guidance, with the source's prompt and controls; arguments as of a call.
         """
-        check_steps(num_inference_steps)
+        check_sampling(num_inference_steps)
         controls, scales = self.controls(control, control_scale)
         check_long(long, norm, sees, branches)
         with self.installed(norm=norm, sees=sees, branches=branches) as edit:
