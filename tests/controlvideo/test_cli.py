@@ -196,6 +196,15 @@ def test_prompts_that_the_model_sees_need_no_note(here, cli):
     assert "note" not in told
 
 
+def test_a_norm_or_a_preview_that_will_differ_is_noted(tuned, cli):
+    line = f"render in.mp4 --adapter out.tuned {ONE_STEP}"
+    code, told = cli(f"{line} --norm video --preview --out key.png")
+    assert code == 0
+    assert "note: the adapter was tuned with norm 'frame', and is used with 'video'" in told
+    assert "by norms over the video and tuned temporal branches" in told
+    assert "note: " not in cli(f"{line} --out out.mp4")[1]
+
+
 def test_kinds_of_control_are_no_paths_and_what_follows_them_is(here, cli):
     for name in ("canny", "100,200", "depth", "weights"):
         (here / name).mkdir()
@@ -280,6 +289,7 @@ EDIT = f"edit in.mp4 {MAKE} {TUNE} {SAMPLE}"
         (f"edit in.mp4 {MAKE} --out out.mp4", "Missing option '--edit'"),
         (f"render in.mp4 --adapter net0 {SAMPLE} --out out.mp4", "that tune or edit left, with"),
         (f"tune in.mp4 {MAKE} --out in.mp4", "want --out to be a folder"),
+        (f"{EDIT} --edit '' --out out.mp4", "want --edit, what the video is to show, got nothing"),
         ("paint in.mp4", "No such command"),
     ],
 )

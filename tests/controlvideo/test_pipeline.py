@@ -226,14 +226,61 @@ def test_half_precision_runs(pipe):
         ({"long": Stream(2), "latents": noise()}, "branches=False for a stream"),
         ({"long": Stream(0), "branches": False, "latents": noise()}, "at least one frame, got 0"),
         ({"norm": "batch", "latents": noise()}, "'frame' or 'video'"),
+        ({"negative_prompt": ["a"], "latents": noise()}, "want one prompt, a string, got a list"),
+        ({"num_inference_steps": 0, "latents": noise()}, "num_inference_steps >= 1, got 0"),
+        ({"guidance_scale": math.nan, "latents": noise()}, "finite guidance_scale, got nan"),
+        (
+            {"callback_on_step_end_tensor_inputs": ["noise"], "latents": noise()},
+            "want callback_on_step_end_tensor_inputs among latents, got noise",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_and_the_base_is_whole(pipe, options, message):
     control = options.pop("control", video())
     with pytest.raises(ValueError, match=message):
-        pipe("a", control, **SOON, **options)
+        pipe("a", control, **SOON | options)
     x = noise()
     assert pipe("a", video(), latents=x, **SOON).frames.isfinite().all()
+
+
+def test_a_preview_of_no_frame_is_refused(pipe, two):
+    for key in (-1, F):
+        with pytest.raises(ValueError, match=f"want a key frame in 0..4, got {key}"):
+            pipe.preview("a", video(), key=key, latents=noise(), **SOON)
+        with pytest.raises(ValueError, match=f"want a key frame in 0..4, got {key}"):
+            two.preview("a", [video(), video()], key=key, latents=noise(), **SOON)
+
+
+@pytest.mark.parametrize("names", [["latents"], []])
+def test_a_callback_is_told_what_it_asks_for(pipe, names):
+    told = []
+    options: dict[str, Any] = {
+        "callback_on_step_end": lambda _pipe, _i, _t, tensors: told.append(list(tensors)),
+        "callback_on_step_end_tensor_inputs": names,
+    }
+    pipe("a", video(), latents=noise(), **SOON, **options)
+    assert told == [names] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "tuned", "why"),
+    [
+        ({}, False, ""),
+        ({"norm": "video"}, False, "by norms over the video\n"),
+        ({}, True, "by tuned temporal branches\n"),
+        ({"norm": "video"}, True, "by norms over the video and tuned temporal branches\n"),
+        ({"branches": False}, True, ""),
+    ],
+)
+def test_a_preview_says_why_it_is_not_the_key_frame(pipe, caplog, options, tuned, why):
+    if tuned:
+        awake(pipe)
+    options = {**SOON, "latents": noise(), **options}
+    image = pipe.preview("a disc", video(), **options).frames
+    whole = pipe("a disc", video(), **options).frames
+    assert (apart(image, whole[:1]) > CLOSE) == bool(why)
+    assert why in caplog.text
+    assert len(caplog.records) == bool(why)
 
 
 def test_a_processor_that_is_lost_on_the_way_is_noticed(pipe):

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 
+from core.controlvideo.adapter import ControlVideoAdapter
 from core.controlvideo.pipeline import ControlVideoPipeline
 from core.controlvideo.tuning import Recipe, Tuner, tune
 from core.train.folder import Diverged
@@ -21,6 +22,9 @@ def pipe(parts):
 
 def video(seed, frames=F):
     return torch.rand(frames, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+SEEN = video(0), "a", video(1)
 
 
 def state(pipe):
@@ -100,21 +104,80 @@ def test_checkpointing_changes_nothing(pipe, norm):
     assert not pipe.unet.training
 
 
-def test_a_run_that_stopped_goes_on_to_the_bit(pipe, tmp_path):
-    before = state(pipe)
-    whole = tune(pipe, video(0), "a", video(1), Recipe(steps=6, **FAST))
-    end = state(pipe)
+@pytest.fixture
+def stopped(pipe, tmp_path, monkeypatch):
+    """Return losses of a run of 6 steps that was interrupted in the fifth, and how it began."""
+    before, step, losses = state(pipe), Tuner.step, []
+
+    def steps(tuner):
+        if tuner.done == 4:
+            raise KeyboardInterrupt
+        losses.append(step(tuner))
+        return losses[-1]
+
+    monkeypatch.setattr(Tuner, "step", steps)
+    with pytest.raises(KeyboardInterrupt):
+        tune(pipe, *SEEN, Recipe(steps=6, **FAST), out=tmp_path, save_every=2)
+    monkeypatch.undo()
+    return losses, before
+
+
+def test_a_run_that_stopped_goes_on_to_the_bit(pipe, stopped, tmp_path):
+    first, before = stopped
     pipe.adapter.load_state_dict(before)
-    first = tune(pipe, video(0), "a", video(1), Recipe(steps=4, **FAST), out=tmp_path, save_every=2)
-    with torch.no_grad():  # what a new process would find
-        pipe.adapter.load_state_dict(before)
-    rest = tune(pipe, video(0), "a", video(1), Recipe(steps=6, **FAST), out=tmp_path, resume=True)
+    whole = tune(pipe, *SEEN, Recipe(steps=6, **FAST))
+    end = state(pipe)
+    pipe.adapter.load_state_dict(before)  # what a new process would find
+    rest = tune(pipe, *SEEN, Recipe(steps=6, **FAST), out=tmp_path, resume=True)
+    assert len(rest) == 2
     assert first + rest == whole
     assert not moved(end, state(pipe))
-    with pytest.raises(ValueError, match="learning_rate"):
-        tune(pipe, video(0), "a", video(1), Recipe(steps=9), out=tmp_path, resume=True)
-    with pytest.raises(ValueError, match="data"):
-        tune(pipe, video(2), "a", video(1), Recipe(steps=9, **FAST), out=tmp_path, resume=True)
+
+
+def test_a_run_goes_on_with_less_memory(pipe, stopped, tmp_path):
+    recipe = Recipe(steps=6, checkpointing=True, **FAST)
+    assert len(tune(pipe, *SEEN, recipe, out=tmp_path, resume=True)) == 2
+
+
+@pytest.mark.parametrize(
+    ("recipe", "source", "message"),
+    [
+        (Recipe(steps=6), 0, "learning_rate is 0.01, here it is 3e-05"),
+        (Recipe(steps=6, **FAST), 2, "its data is "),
+        (Recipe(steps=2, **FAST), 0, "its steps is 6, here it is 2; give what it was made with"),
+        (Recipe(steps=9, **FAST), 0, "its steps is 6, here it is 9"),
+    ],
+)
+def test_a_run_goes_on_as_what_it_was(pipe, stopped, tmp_path, recipe, source, message):
+    before = state(pipe)
+    with pytest.raises(ValueError, match=message):
+        tune(pipe, video(source), "a", video(1), recipe, out=tmp_path, resume=True)
+    assert not moved(before, state(pipe))
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "unet", "controlnet"])
+def test_a_run_does_not_go_on_with_another_base(pipe, stopped, tmp_path, part):
+    with torch.no_grad():
+        for p in getattr(pipe, part).parameters():
+            p *= 1.01
+    with pytest.raises(ValueError, match="its base is "):
+        tune(pipe, *SEEN, Recipe(steps=6, **FAST), out=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"), [({"place": "before"}, "place"), ({"where": ["up_blocks"]}, "sites")]
+)
+def test_a_run_does_not_go_on_with_another_adapter(pipe, stopped, tmp_path, options, field):
+    pipe.adapter = ControlVideoAdapter.for_models(pipe.unet, pipe.controlnet, **options)
+    with pytest.raises(ValueError, match=f"its {field} is "):
+        tune(pipe, *SEEN, Recipe(steps=6, **FAST), out=tmp_path, resume=True)
+
+
+def test_a_run_goes_on_with_its_adapter_from_a_file(pipe, stopped, tmp_path):
+    pipe.adapter.save_pretrained(tmp_path / "adapter")
+    pipe.adapter = ControlVideoAdapter.from_pretrained(tmp_path / "adapter")
+    rest = tune(pipe, *SEEN, Recipe(steps=6, **FAST), out=tmp_path, resume=True)
+    assert len(rest) == 2
 
 
 def test_a_folder_that_holds_a_run_is_not_mixed_with_another(pipe, tmp_path):
@@ -126,10 +189,17 @@ def test_a_folder_that_holds_a_run_is_not_mixed_with_another(pipe, tmp_path):
     assert not moved(before, state(pipe))
 
 
-def test_a_run_goes_on_with_less_memory(pipe, tmp_path):
-    tune(pipe, video(0), "a", video(1), Recipe(steps=2, **FAST), out=tmp_path)
-    recipe = Recipe(steps=3, checkpointing=True, **FAST)
-    assert len(tune(pipe, video(0), "a", video(1), recipe, out=tmp_path, resume=True)) == 1
+def test_an_adapter_knows_the_norm_it_was_tuned_with(pipe, tmp_path, caplog):
+    ask: dict[str, Any] = {"latents": torch.zeros(F, 3, 8, 8), "num_inference_steps": 1}
+    pipe("a", video(1), norm="video", **ask)  # not tuned: any norm will do
+    tune(pipe, *SEEN, Recipe(steps=1, norm="video", **FAST))
+    pipe.adapter.save_pretrained(tmp_path)
+    pipe.adapter = ControlVideoAdapter.from_pretrained(tmp_path)
+    pipe("a", video(1), norm="video", **ask)
+    assert not caplog.records
+    pipe("a", video(1), **ask)
+    (record,) = caplog.records
+    assert "tuned with norm 'video', and is used with 'frame'" in record.getMessage()
 
 
 def test_frames_see_in_tuning_what_they_are_to_see(pipe):

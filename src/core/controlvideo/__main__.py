@@ -137,6 +137,8 @@ def render(source: Path, adapter: Path, out: Path, **asked: Any) -> int:
 
 def _check_sampling(asked: dict[str, Any], out: Path) -> None:
     check_target(out)
+    if not asked["edit"].strip():
+        raise ValueError("want --edit, what the video is to show, got nothing")
     if asked["windows"] and asked["stream"]:
         raise ValueError("want --windows or --stream, got both")
     if asked["preview"] != (out.suffix.lower() == ".png"):

@@ -49,6 +49,7 @@ class ControlVideoAdapter(ModelMixin, ConfigMixin):
         place: Place = "parallel",
         positions: bool = False,
         projections: Sequence[str] = ("to_out",),
+        norm: Norm | None = None,
     ) -> None:
         """Make branches and differences; `for_models` knows the sites.
 
@@ -58,6 +59,7 @@ class ControlVideoAdapter(ModelMixin, ConfigMixin):
             place: of the branches, relative to self-attention.
             positions: whether branches tell frames apart.
             projections: of self-attention, that have a difference to tune; the paper: `to_out`.
+            norm: over what norms were taken in tuning, which notes it here; None: not tuned.
         """
         super().__init__()
         if place not in ("before", "parallel", "after"):
@@ -124,6 +126,11 @@ class ControlVideoAdapter(ModelMixin, ConfigMixin):
                 if _key(name) in adapter.branches:
                     adapter.branch(name).copy_(attn)
         return adapter
+
+    @property
+    def couples(self) -> bool:
+        """Whether a temporal branch adds anything, so that each frame depends on all."""
+        return any(bool(p.any()) for b in self.branches.values() for p in b.conv.parameters())  # type: ignore[union-attr]
 
     def branch(self, site: str) -> TemporalBranch:
         """Return the temporal branch of a self-attention that has one."""

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -28,16 +27,15 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddim_inverse import DDIMInverseScheduler
 from diffusers.utils.outputs import BaseOutput
-from PIL.Image import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from core.controlvideo._given import check_prompt, check_sampling, check_told, video_of
 from core.controlvideo.adapter import ControlVideoAdapter, Installation
 from core.controlvideo.attention import Sees
 from core.controlvideo.norms import Norm
 from core.controlvideo.predictor import Predictor, Stream, check_long
 from core.controlvideo.prompts import unseen
-from core.controlvideo.video import check_size
 from core.controlvideo.windows import Windows
 
 log = logging.getLogger(__name__)
@@ -112,6 +110,9 @@ class ControlVideoPipeline(DiffusionPipeline):
         self, *, norm: Norm = "frame", sees: Sees = "key", branches: bool = True
     ) -> Iterator[Installation]:
         """Have the adapter in the models for a while; see `ControlVideoAdapter.install`."""
+        tuned = self.adapter.config.get("norm")
+        if tuned not in (None, norm):
+            log.warning("the adapter was tuned with norm %r, and is used with %r", tuned, norm)
         edit = self.adapter.install(
             self.unet, self.controlnet, norm=norm, sees=sees, branches=branches
         )
@@ -143,6 +144,7 @@ class ControlVideoPipeline(DiffusionPipeline):
         generator: torch.Generator | None = None,
         output_type: Literal["pil", "np", "pt", "latent"] = "pil",
         callback_on_step_end: Callable[..., dict[str, Any] | None] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> ControlVideoOutput:
         """Return the edited video.
 
@@ -167,13 +169,17 @@ class ControlVideoPipeline(DiffusionPipeline):
             long: how a long video is done; None: as a whole.
             generator: of the start noise.
             output_type: see `ControlVideoOutput`.
-            callback_on_step_end: called with the pipeline, step, timestep and a dict of `latents`,
-                as diffusers' pipelines do.
+            callback_on_step_end: called with the pipeline, step, timestep and a dict of tensors, as
+                diffusers' pipelines do.
+            callback_on_step_end_tensor_inputs: which: `latents`, or none.
 
         Raises:
-            ValueError: sizes, numbers of frames or of controls that do not fit, or a stream of a
-                model in which frames depend on more than the key frames.
+            ValueError: a prompt that is no string, no steps, sizes, numbers of frames or of
+                controls that do not fit, or a stream of a model in which frames depend on more than
+                the key frames.
         """
+        check_sampling(num_inference_steps, guidance_scale)
+        check_told(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         controls, scales = self.controls(control, control_scale)
         F = len(controls[0])
         check_long(long, norm, sees, branches)
@@ -196,7 +202,8 @@ class ControlVideoPipeline(DiffusionPipeline):
                     found = without + guidance_scale * (with_text - without)
                 x = self.scheduler.step(found, t, x).prev_sample
                 if callback_on_step_end is not None:
-                    out = callback_on_step_end(self, i, t, {"latents": x}) or {}
+                    told = dict.fromkeys(callback_on_step_end_tensor_inputs, x)
+                    out = callback_on_step_end(self, i, t, told) or {}
                     x = out.get("latents", x)
         frames = x if output_type == "latent" else self.decode(x, output_type)
         self.maybe_free_model_hooks()
@@ -221,6 +228,7 @@ class ControlVideoPipeline(DiffusionPipeline):
 
         Without guidance, with the source's prompt and controls; arguments as of a call.
         """
+        check_sampling(num_inference_steps)
         controls, scales = self.controls(control, control_scale)
         check_long(long, norm, sees, branches)
         with self.installed(norm=norm, sees=sees, branches=branches) as edit:
@@ -236,9 +244,23 @@ class ControlVideoPipeline(DiffusionPipeline):
 
         With norm `frame` and no branches (or untuned ones) it is the key frame of the video, to
         rounding, if both start from the same latent: give `latents` of all frames, as `invert` or
-        an earlier call had them.
+        an earlier call had them. Else a warning says why it is not.
+
+        Raises:
+            ValueError: no such frame, or as a call.
         """
         several = isinstance(self.controlnet, MultiControlNetModel)
+        F = min(map(len, control)) if several else len(control)
+        if not 0 <= key < F:
+            raise ValueError(f"want a key frame in 0..{F - 1}, got {key}")
+        why = ["norms over the video"] if options.get("norm") == "video" else []
+        if options.get("branches", True) and self.adapter.couples:
+            why.append("tuned temporal branches")
+        if why:
+            log.warning(
+                "a preview is not the key frame of the video, which sees the other frames by %s",
+                " and ".join(why),
+            )
         one = [c[key : key + 1] for c in control] if several else control[key : key + 1]
         for name in ("latents", "source"):
             if options.get(name) is not None:
@@ -248,7 +270,7 @@ class ControlVideoPipeline(DiffusionPipeline):
     @torch.no_grad()
     def encode(self, frames: Any) -> Tensor:
         """Return latents `[F, C, h, w]` of a video, PIL images or `[F, 3, H, W]` in [0, 1]."""
-        x = self._video(frames).to(self._execution_device, self.unet.dtype) * 2 - 1
+        x = video_of(frames, self.factor).to(self._execution_device, self.unet.dtype) * 2 - 1
         if self.vae is None:
             return x
         mean = torch.cat([self.vae.encode(each[None]).latent_dist.mode() for each in x])
@@ -336,6 +358,7 @@ class ControlVideoPipeline(DiffusionPipeline):
 
     def encode_prompt(self, prompt: str) -> Tensor:
         """Return the prompt's hidden states, `[1, tokens, width]`; warn of words it loses."""
+        check_prompt(prompt)
         if lost := unseen(self.tokenizer, prompt):
             log.warning(
                 "of %r the model does not see %s: not in its vocabulary, or beyond %d tokens",
@@ -350,32 +373,6 @@ class ControlVideoPipeline(DiffusionPipeline):
         ).input_ids
         return self.text_encoder(ids.to(self._execution_device))[0].to(self.unet.dtype)
 
-    def _video(self, frames: Any) -> Tensor:
-        """Return `[F, 3, H, W]` in [0, 1] of that, of `[F, H, W, 3]` in numpy, or of images."""
-        if isinstance(frames, Tensor):
-            x = frames.float()
-        elif isinstance(frames, np.ndarray):
-            x = torch.from_numpy(frames).float()
-            x = x.permute(0, 3, 1, 2) if x.ndim == 4 else x
-        else:
-            frames = list(frames)
-            wrong = {type(f).__name__ for f in frames if not isinstance(f, Image)}
-            if wrong:
-                raise ValueError(f"want a tensor, an array or PIL images, got a list of {wrong}")
-            x = self.images.pil_to_numpy(frames) if frames else torch.zeros(0, 3, 0, 0)
-            x = x if isinstance(x, Tensor) else self.images.numpy_to_pt(x).float()
-        if x.ndim != 4 or x.shape[1] != 3 or not len(x):
-            raise ValueError(
-                f"want a video [F, 3, H, W] of at least one frame, got {list(x.shape)}"
-            )
-        if not (x.min() >= 0 and x.max() <= 1):
-            raise ValueError(
-                f"want pixels in [0, 1], got {float(x.min()):.3g} to {float(x.max()):.3g}"
-            )
-        H, W = x.shape[2:]
-        check_size((H, W), self.factor)
-        return x
-
     def controls(
         self, control: Any, scale: float | Sequence[float]
     ) -> tuple[list[Tensor], list[float]]:
@@ -389,7 +386,8 @@ class ControlVideoPipeline(DiffusionPipeline):
                 f"want a control and a scale for each of {nets} ControlNets, got {len(given)} and "
                 f"{len(scales)}"
             )
-        videos = [self._video(each).to(self._execution_device, self.unet.dtype) for each in given]
+        place, dtype = self._execution_device, self.unet.dtype
+        videos = [video_of(each, self.factor).to(place, dtype) for each in given]
         if len({v.shape for v in videos}) != 1:
             raise ValueError(f"want controls of one shape, got {[list(v.shape) for v in videos]}")
         return videos, scales

@@ -14,6 +14,7 @@ clip 1, no text dropout; 80 steps for edges, 300 for HED, 500 for depth, 1500 fo
 """
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from core.controlvideo.attention import Sees
 from core.controlvideo.norms import Norm
 from core.controlvideo.pipeline import ControlVideoPipeline
-from core.train.checkpoint import checkpoints, load, save
+from core.train.checkpoint import checkpoints, load, plain, save
 from core.train.distributed import SINGLE
 from core.train.folder import Diverged
 from core.train.progress import Show
@@ -159,10 +160,11 @@ class Tuner:
         self.optimizer = torch.optim.AdamW(
             self.trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
-        self.identity = asdict(recipe) | {"prompt": prompt, "scales": str(self.scales)}
-        self.identity |= {"keys": str(recipe.keys), "data": _digest([self.x, *self.controls])}
-        for how in ("steps", "checkpointing"):  # a run may be made longer, or with less memory
-            self.identity.pop(how)
+        self.identity = {name: plain(value) for name, value in asdict(recipe).items()}
+        self.identity.pop("checkpointing")  # a run may go on with less memory
+        self.identity |= {"prompt": prompt, "scales": plain(self.scales)}
+        self.identity |= {"data": _digest([self.x, *self.controls])}
+        self.identity |= {"base": _digest(_some_weights(pipe))} | _shape(pipe.adapter)
 
     def __enter__(self) -> "Tuner":
         """Install the adapter, and freeze the base."""
@@ -206,6 +208,7 @@ class Tuner:
                 f"at a learning rate of {self.recipe.learning_rate:.3g}: lower it"
             )
         self.optimizer.step()
+        self.pipe.adapter.register_to_config(norm=self.recipe.norm)
         self.done += 1
         return value
 
@@ -239,6 +242,7 @@ class Tuner:
         for p in self.trained:
             p.requires_grad_(True)
         self.done = load(path, self.pipe.adapter, self.optimizer, run=self.identity)
+        self.pipe.adapter.register_to_config(norm=self.recipe.norm)
 
 
 def to_predict(scheduler: Any, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -291,8 +295,22 @@ def _nets(pipe: ControlVideoPipeline) -> list[Any]:
     return list(getattr(pipe.controlnet, "nets", [pipe.controlnet]))
 
 
+def _shape(adapter: Any) -> dict[str, Any]:
+    """Return what an adapter is, whatever its weights are; sites, which are many, by a name."""
+    sites = json.dumps(adapter.config["sites"], sort_keys=True)
+    shape = {name: plain(adapter.config[name]) for name in ("place", "positions", "projections")}
+    return shape | {"sites": hashlib.sha256(sites.encode()).hexdigest()[:16]}
+
+
+def _some_weights(pipe: ControlVideoPipeline) -> list[Tensor]:
+    """Return up to 64 weights of each parameter: enough to tell bases apart, and read at once."""
+    models = [pipe.text_encoder, pipe.unet, *_nets(pipe)]
+    weights = [p.detach().flatten() for model in models for p in model.parameters()]
+    return [w[:: len(w) // 64 + 1] for w in weights]
+
+
 def _digest(tensors: list[Tensor]) -> str:
-    """Return a name for what a video and its controls are."""
+    """Return a name for what tensors hold."""
     digest = hashlib.sha256()
     for x in tensors:
         digest.update(x.detach().float().cpu().numpy().tobytes())

@@ -1,0 +1,63 @@
+"""What the pipeline is given, and what of it is refused."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from PIL.Image import Image
+from torch import Tensor
+
+from core.controlvideo.video import check_size
+
+
+def video_of(frames: Any, factor: int) -> Tensor:
+    """Return `[F, 3, H, W]` in [0, 1] of that, of `[F, H, W, 3]` in numpy, or of images.
+
+    Raises:
+        ValueError: it is none, or its sides are no multiples of `factor`.
+    """
+    if isinstance(frames, Tensor):
+        x = frames.float()
+    elif isinstance(frames, np.ndarray):
+        x = torch.from_numpy(frames).float()
+        x = x.permute(0, 3, 1, 2) if x.ndim == 4 else x
+    else:
+        frames = list(frames)
+        wrong = {type(f).__name__ for f in frames if not isinstance(f, Image)}
+        if wrong:
+            raise ValueError(f"want a tensor, an array or PIL images, got a list of {wrong}")
+        x = VaeImageProcessor.pil_to_numpy(frames) if frames else torch.zeros(0, 3, 0, 0)
+        x = x if isinstance(x, Tensor) else VaeImageProcessor.numpy_to_pt(x).float()
+    if x.ndim != 4 or x.shape[1] != 3 or not len(x):
+        raise ValueError(f"want a video [F, 3, H, W] of at least one frame, got {list(x.shape)}")
+    if not (x.min() >= 0 and x.max() <= 1):
+        raise ValueError(f"want pixels in [0, 1], got {float(x.min()):.3g} to {float(x.max()):.3g}")
+    H, W = x.shape[2:]
+    check_size((H, W), factor)
+    return x
+
+
+def check_prompt(prompt: Any) -> None:
+    """Refuse what is no string: a pipeline edits one video."""
+    if not isinstance(prompt, str):
+        raise ValueError(f"want one prompt, a string, got a {type(prompt).__name__}: call for each")
+
+
+def check_sampling(steps: int, guidance: float = 1.0) -> None:
+    """Refuse to sample, or to invert, in no steps, and guidance by no number."""
+    if steps < 1:
+        raise ValueError(f"want num_inference_steps >= 1, got {steps}")
+    if not math.isfinite(guidance):
+        raise ValueError(f"want a finite guidance_scale, got {guidance}")
+
+
+def check_told(names: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse to tell a callback of what there is not."""
+    if unknown := set(names) - set(known):
+        raise ValueError(
+            f"want callback_on_step_end_tensor_inputs among {', '.join(known)}, got "
+            + ", ".join(sorted(unknown))
+        )
