@@ -53,9 +53,9 @@ def asking(server, monkeypatch):
 @pytest.fixture
 def s3(asking):
     """A client of its own, to look past ours."""
-    import boto3
+    from boto3.session import Session
 
-    client = boto3.session.Session().client("s3")
+    client = Session().client("s3")
     client.create_bucket(Bucket="runs")
     yield client
     client.close()
