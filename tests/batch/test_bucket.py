@@ -168,11 +168,11 @@ def test_a_result_edited_by_hand_is_refused(both, s3):
         assert ended.stderr.count("\n") == 1
 
 
-def test_what_was_uploaded_and_not_sealed_is_no_result(results, s3, tmp_path, monkeypatch):
+def test_what_was_uploaded_and_not_sealed_is_no_result(results, s3, tmp_path):
     def killed(*_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as dying:
+    with pytest.MonkeyPatch.context() as dying:
         dying.setattr(objects.Objects, "create", killed)
         with pytest.raises(KeyboardInterrupt):
             results.publish(filled(tmp_path / "a", "one"), KEY)
@@ -187,19 +187,19 @@ def test_what_was_uploaded_and_not_sealed_is_no_result(results, s3, tmp_path, mo
     assert kept == [b"notebook two"]
 
 
-def test_of_two_that_finish_the_first_stays_whole(results, s3, tmp_path, monkeypatch):
-    """The one that was slow has uploaded its files when the other one seals its own."""
+@pytest.mark.parametrize("moment", ["put", "create"], ids=["uploads", "seals"])
+def test_of_two_that_finish_the_first_stays_whole(results, s3, tmp_path, moment):
+    """One is slow: the other has uploaded and sealed its own just before."""
     slow, quick = filled(tmp_path / "slow", "slow"), filled(tmp_path / "quick", "quick")
-    create = objects.Objects.create
+    step = getattr(objects.Objects, moment)
 
-    def overtaken(self, path, data):
-        monkeypatch.undo()
+    def overtaken(*given):
+        late.undo()
         results.publish(quick, KEY)
-        return create(self, path, data)
+        return step(*given)
 
-    with monkeypatch.context() as late:
-        late.setattr(objects.Objects, "create", overtaken)
-        late.setattr(monkeypatch, "undo", late.undo)
+    with pytest.MonkeyPatch.context() as late:
+        late.setattr(objects.Objects, moment, overtaken)
         results.publish(slow, KEY)
     results.verify(KEY)
     kept = {path.rpartition("/")[2]: data for path, data in stored(s3, results).items()}
@@ -279,9 +279,7 @@ def test_a_killed_client_and_two_that_go_on(book, results, s3):
     said = [client.communicate(timeout=PATIENCE) for client in clients]
     assert [client.returncode for client in clients] == [0, 0], said
     now = stored(s3, results)
-    sealed = {
-        path: data for path, data in before.items() if path.split("/")[1:2] in [[k] for k in done]
-    }
+    sealed = {path: data for path, data in before.items() if done & set(path.split("/"))}
     assert sealed.items() <= now.items()
     begun = Counter((book / "log").read_text().split())
     assert set(begun) == set("012345")

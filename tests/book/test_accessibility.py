@@ -47,6 +47,7 @@ def test_a_page_is_accessible(open_page, address):
     page.evaluate(WITHOUT_MATH_AND_CODE)
     found = complaints(page, {**RULES, "rules": {CONTRAST: {"enabled": False}}})
     page.evaluate(WITHOUT_WHAT_LOOKS_ALIKE, ALIKE)
+    page.add_style_tag(content="* { transition: none !important; }")  # no colour on its way
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         page.wait_for_function(f"document.documentElement.dataset.theme == '{scheme}'")
