@@ -346,7 +346,8 @@ for ax, number in zip(axes, ("error", "ground_flicker", "object_flicker"), stric
 # is none that matters is told where the whole interval lies within a tenth of the untuned model's value (of overlaps, within 0.1; of ratios,
 # within a factor of 1.1); else the claim is undecided. {glue:text}`controlvideo-cases` videos are too few for what the branch adds, for where
 # it starts, for key frames from shared noise, and for how often a prompt is followed: scale `long` has eight videos with five seeds each, and the other rungs, among
-# them the choice of the key frame, the branch's place, and tuned queries as in {cite:t}`wu2023tuneavideo`; {doc}`claims` shows its verdicts.
+# them the choice of the key frame, the branch's place, and tuned queries as in {cite:t}`wu2023tuneavideo`; {doc}`claims` shows its verdicts. What tuning adds is told by these
+# three videos and not by those of most other seeds, as the column of seeds there shows; eight videos tell it.
 #
 # (controlvideo-e3)=
 # (controlvideo-e5)=
