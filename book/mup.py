@@ -638,6 +638,8 @@ ledger.record(
 
 # %% [markdown]
 # For other batch sizes, longer training and PixArt the optimum is compared with the base's, seed by seed.
+# A few short sweeps place an optimum to about an octave, which is what the claims need: with other base seeds some of them are
+# undecided, as the column of seeds in {doc}`claims` shows.
 #
 # (mup-e8)=
 # (mup-e9)=
