@@ -270,6 +270,10 @@ def test_a_callback_is_told_what_it_asks_for(pipe, names):
         ({}, True, "by tuned temporal branches\n"),
         ({"norm": "video"}, True, "by norms over the video and tuned temporal branches\n"),
         ({"branches": False}, True, ""),
+        ({"keys": (0, 3)}, False, "by attention to key frames 0, 3\n"),
+        ({"keys": (2,)}, False, "by attention to key frames 2\n"),
+        ({"sees": "sparse-causal"}, False, ""),
+        ({"sees": "own", "keys": (2,)}, False, ""),
     ],
 )
 def test_a_preview_says_why_it_is_not_the_key_frame(pipe, caplog, options, tuned, why):
@@ -281,6 +285,13 @@ def test_a_preview_says_why_it_is_not_the_key_frame(pipe, caplog, options, tuned
     assert (apart(image, whole[:1]) > CLOSE) == bool(why)
     assert why in caplog.text
     assert len(caplog.records) == bool(why)
+
+
+def test_a_preview_of_a_later_frame_says_that_it_sees_earlier_ones(pipe, caplog):
+    options = {**SOON, "latents": noise(), "sees": "sparse-causal"}
+    image = pipe.preview("a disc", video(), key=3, **options).frames
+    assert apart(image, pipe("a disc", video(), **options).frames[3:4]) > CLOSE
+    assert "by attention to frames 0 and 2\n" in caplog.text
 
 
 def test_a_processor_that_is_lost_on_the_way_is_noticed(pipe):

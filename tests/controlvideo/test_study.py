@@ -17,6 +17,7 @@ from core.controlvideo.study import (
     difference,
     draw_case,
     freer,
+    referred,
 )
 
 
@@ -35,6 +36,24 @@ def test_prompts_say_what_is_named_and_the_edit_is_new():
         assert case.change["colour"] not in (words["colour"], words["ground"])
         assert case.prompt == case.source_prompt.replace(words["colour"], case.change["colour"])
         assert freer(case, ()).prompt == f"a {words['shape']}"
+
+
+def test_references_show_what_the_prompt_asks_for_on_a_ground_that_it_does_not_name(rng):
+    for i in range(8):
+        case = draw_case(1, i, 3)
+        images, truth = referred(case, rng, 5)
+        asked, named = case.truth.words(), truth.words()
+        assert images.shape == (5, 3, scene.SIZE, scene.SIZE)
+        assert named["ground"] not in case.prompt
+        assert {**named, "ground": ""} == {**asked, "ground": ""}
+        # in corners, which objects seldom hide: its colour in the edit, shades of it in references
+        colours = torch.tensor(list(scene.COLOURS.values()))
+        ground = list(scene.COLOURS).index(named["ground"])
+        for shown, off in ((scene.render(truth).image, 1e-6), (images, 0.6)):
+            corners = shown[..., [0, 0, -1, -1], [0, -1, 0, -1]].movedim(1, -1)
+            far = (corners[..., None, :] - colours).abs().amax(-1)
+            seen = (far.argmin(-1) == ground) & (far.amin(-1) <= off)
+            assert seen.float().mean() >= 0.75
 
 
 def test_an_interval_is_that_of_a_paired_t_test(rng):

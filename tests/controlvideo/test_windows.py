@@ -20,6 +20,14 @@ def test_the_published_demos_cost_what_their_windows_say(
     assert sorted({i for w in cut for i in w}) == list(range(frames))
 
 
+@pytest.mark.parametrize(
+    ("frames", "size", "overlap", "borders"),
+    [(9, 3, 1, [2, 3, 4, 5, 6, 7]), (18, 6, 3, [3, 6, 9, 12, 15]), (7, 3, 0, [3, 6]), (3, 5, 2, [])],
+)
+def test_borders_are_where_windows_begin_or_have_ended(frames, size, overlap, borders):
+    assert Windows(size, overlap).borders(frames) == borders
+
+
 @pytest.mark.parametrize("weights", KINDS)
 @pytest.mark.parametrize("frames", [1, 5, 12, 13, 20])
 def test_what_is_the_same_in_all_windows_stays(weights, frames):

@@ -242,9 +242,9 @@ class ControlVideoPipeline(DiffusionPipeline):
     ) -> ControlVideoOutput:
         """Return the edit of one frame, F times cheaper; arguments as of a call.
 
-        With norm `frame` and no branches (or untuned ones) it is the key frame of the video, to
-        rounding, if both start from the same latent: give `latents` of all frames, as `invert` or
-        an earlier call had them. Else a warning says why it is not.
+        With norm `frame`, one key frame and no branches (or untuned ones) it is the video's key
+        frame, to rounding, if both start from the same latent: give `latents` of all frames, as
+        `invert` or an earlier call had them. Else a warning says why it is not.
 
         Raises:
             ValueError: no such frame, or as a call.
@@ -253,7 +253,12 @@ class ControlVideoPipeline(DiffusionPipeline):
         F = min(map(len, control)) if several else len(control)
         if not 0 <= key < F:
             raise ValueError(f"want a key frame in 0..{F - 1}, got {key}")
+        sees, keys = options.get("sees", "key"), options.pop("keys", (key,))
         why = ["norms over the video"] if options.get("norm") == "video" else []
+        if sees == "key" and {*keys} != {key}:
+            why.append(f"attention to key frames {', '.join(map(str, keys))}")
+        if sees == "sparse-causal" and key:
+            why.append(f"attention to frames 0 and {key - 1}")
         if options.get("branches", True) and self.adapter.couples:
             why.append("tuned temporal branches")
         if why:
@@ -265,7 +270,7 @@ class ControlVideoPipeline(DiffusionPipeline):
         for name in ("latents", "source"):
             if options.get(name) is not None:
                 options[name] = options[name][key : key + 1]
-        return self(prompt, one, **{"keys": (0,), **options})
+        return self(prompt, one, keys=(0,), **options)
 
     @torch.no_grad()
     def encode(self, frames: Any) -> Tensor:

@@ -305,6 +305,27 @@ def difference(a: np.ndarray, b: np.ndarray) -> Difference:
     return Difference(float(each.mean()), float(half))
 
 
+def referred(case: Case, rng: np.random.Generator, images: int = 4) -> tuple[Tensor, scene.Scenes]:
+    """Return reference images of an edit, and the edit that looks like them.
+
+    They show objects as the prompt asks for, anywhere, on grounds that are shades of one colour,
+    which the prompt does not name.
+
+    Args:
+        case: with prompts that do not name the ground.
+        rng: of where the objects are, how large and of what shade.
+        images: N.
+
+    Returns:
+        Images `[N, 3, S, S]`, and the correct edit on a ground of that colour.
+    """
+    words = case.truth.words()
+    words["ground"] = "blue" if words["colour"] != "blue" else "white"
+    shown = scene.draw(images, rng).edited(**words)
+    flat = {"ground_shade": torch.zeros(3), "slope": torch.zeros(2)}
+    return scene.render(shown).image, case.truth.edited(ground=words["ground"]).map(flat)
+
+
 def freer(case: Case, named: Sequence[str]) -> Case:
     """Return the case with prompts that name other things; fewer leave more open."""
     return replace(case, named=tuple(named))

@@ -51,6 +51,11 @@ class Windows:
         starts = range(0, max(1, frames - self.overlap), self.size - self.overlap)
         return [range(s, min(s + self.size, frames)) for s in starts]
 
+    def borders(self, frames: int) -> list[int]:
+        """Return the frames at which a window begins or has ended, within a video of `frames`."""
+        ends = {end for window in self.cut(frames) for end in (window.start, window.stop)}
+        return sorted(ends - {0, frames})
+
     def weigh(self, frames: int) -> Tensor:
         """Return the weights of a window of `frames`, float64, above zero, symmetric."""
         at = torch.arange(frames, dtype=torch.float64)
