@@ -27,7 +27,7 @@ def in_repository(tmp_path_factory):
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
     config["repository"]["url"] = "https://github.com/someone/papers"
     config["sphinx"]["local_extensions"] = {"executed": str(ROOT / "book/_ext")}
-    del config["bibtex_bibfiles"]
+    del config["bibtex_bibfiles"], config["html"]["favicon"]
     config["sphinx"]["config"] |= {"html_static_path": [], "html_css_files": []}
     (root / "_config.yml").write_text(yaml.safe_dump(config))
     book = root / "book"

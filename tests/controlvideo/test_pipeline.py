@@ -3,8 +3,10 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from diffusers import EulerDiscreteScheduler, PNDMScheduler
 from diffusers.pipelines.controlnet.pipeline_controlnet import StableDiffusionControlNetPipeline
 
 from core.controlvideo.adapter import ControlVideoAdapter
@@ -211,9 +213,9 @@ def test_half_precision_runs(pipe):
         ({"control_scale": [1.0, 0.5]}, "each of 1 ControlNets, got 1 and 2"),
         ({"start": "inverted"}, "want a source video"),
         ({"start": "random"}, "got 'random'"),
-        ({"latents": noise(2)}, r"got 5 of \[8, 8\] latents for \[2, 3, 8, 8\]"),
-        ({"latents": noise()[..., :4]}, r"for \[5, 3, 8, 4\]"),
-        ({"source": video(3)}, r"for \[3, 3, 8, 8\]"),
+        ({"latents": noise(2)}, r"go with latents \[5, 3, 8, 8\], got \[2, 3, 8, 8\]"),
+        ({"latents": noise()[..., :4]}, r"got \[5, 3, 8, 4\]"),
+        ({"source": video(3)}, r"got \[3, 3, 8, 8\]"),
         ({"control": ["in.png"] * F}, "got a list of {'str'}"),
         ({"sees": "all", "latents": noise()}, "want sees among"),
         ({"keys": (), "latents": noise()}, r"key frames in 0..4"),
@@ -227,7 +229,7 @@ def test_half_precision_runs(pipe):
         ({"long": Stream(0), "branches": False, "latents": noise()}, "at least one frame, got 0"),
         ({"norm": "batch", "latents": noise()}, "'frame' or 'video'"),
         ({"negative_prompt": ["a"], "latents": noise()}, "want one prompt, a string, got a list"),
-        ({"num_inference_steps": 0, "latents": noise()}, "num_inference_steps >= 1, got 0"),
+        ({"num_inference_steps": 0, "latents": noise()}, r"num_inference_steps in 1..\d+, got 0"),
         ({"guidance_scale": math.nan, "latents": noise()}, "finite guidance_scale, got nan"),
         (
             {"callback_on_step_end_tensor_inputs": ["noise"], "latents": noise()},
@@ -266,12 +268,12 @@ def test_a_callback_is_told_what_it_asks_for(pipe, names):
     ("options", "tuned", "why"),
     [
         ({}, False, ""),
-        ({"norm": "video"}, False, "by norms over the video\n"),
-        ({}, True, "by tuned temporal branches\n"),
-        ({"norm": "video"}, True, "by norms over the video and tuned temporal branches\n"),
+        ({"norm": "video"}, False, "because of norms over the video\n"),
+        ({}, True, "because of tuned temporal branches\n"),
+        ({"norm": "video"}, True, "norms over the video, tuned temporal branches\n"),
         ({"branches": False}, True, ""),
-        ({"keys": (0, 3)}, False, "by attention to key frames 0, 3\n"),
-        ({"keys": (2,)}, False, "by attention to key frames 2\n"),
+        ({"keys": (0, 3)}, False, "attention to key frames 0, 3\n"),
+        ({"keys": (2,)}, False, "attention to key frames 2\n"),
         ({"sees": "sparse-causal"}, False, ""),
         ({"sees": "own", "keys": (2,)}, False, ""),
     ],
@@ -291,7 +293,43 @@ def test_a_preview_of_a_later_frame_says_that_it_sees_earlier_ones(pipe, caplog)
     options = {**SOON, "latents": noise(), "sees": "sparse-causal"}
     image = pipe.preview("a disc", video(), key=3, **options).frames
     assert apart(image, pipe("a disc", video(), **options).frames[3:4]) > CLOSE
-    assert "by attention to frames 0 and 2\n" in caplog.text
+    assert "because of attention to frames 0 and 2\n" in caplog.text
+
+
+def test_a_preview_from_noise_of_each_frames_own_says_so(pipe, caplog):
+    drawn = lambda: torch.Generator().manual_seed(1)  # noqa: E731
+    options = {**SOON, "start": "independent", "generator": drawn()}
+    image = pipe.preview("a disc", video(), key=2, **options).frames
+    whole = pipe("a disc", video(), **{**options, "keys": (2,), "generator": drawn()}).frames
+    assert apart(image, whole[2:3]) > CLOSE
+    assert "because of noise of each frame's own, unless latents are given\n" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [EulerDiscreteScheduler, PNDMScheduler])
+def test_another_sampler_than_ddim_is_refused(pipe, kind):
+    theirs, pipe.scheduler = pipe.scheduler, kind.from_config(pipe.scheduler.config)
+    with pytest.raises(ValueError, match=f"want a DDIMScheduler.*got {kind.__name__}"):
+        pipe("a", video(), latents=noise(), **SOON)
+    with pytest.raises(ValueError, match=f"want a DDIMScheduler.*got {kind.__name__}"):
+        pipe.invert(video(), video())
+    pipe.scheduler = theirs
+
+
+def test_as_many_steps_as_the_schedule_has_at_most(pipe):
+    config = pipe.scheduler.config
+    most = config.num_train_timesteps - config.steps_offset
+    with pytest.raises(ValueError, match=rf"num_inference_steps in 1..{most}, got {most + 1}"):
+        pipe("a", video(), latents=noise(), **{**SOON, "num_inference_steps": most + 1})
+    pipe.scheduler.set_timesteps(most)
+    assert pipe.scheduler.timesteps.max() < config.num_train_timesteps
+
+
+def test_a_scale_may_be_an_array(pipe):
+    made = [
+        pipe("a", video(), latents=noise(), control_scale=scale, **SOON).frames
+        for scale in (0.5, [0.5], np.array([0.5]), torch.tensor(0.5))
+    ]
+    assert all(torch.equal(each, made[0]) for each in made)
 
 
 def test_a_processor_that_is_lost_on_the_way_is_noticed(pipe):

@@ -5,6 +5,7 @@ from core.controlvideo import scenes
 from core.controlvideo.references import NAME, learn_references
 from core.controlvideo.scenes import caption
 from core.controlvideo.small import small
+from core.train.folder import Diverged
 
 pytest.importorskip("peft")
 WORDS = {"shape": "circle", "texture": "plain", "colour": "red"}
@@ -53,6 +54,21 @@ def test_they_are_learnt_once(pipe, rng):
     learn_references(pipe, images(rng, "blue"), "a circle", steps=1)
     with pytest.raises(ValueError, match="layers named 'reference' already"):
         learn_references(pipe, images(rng, "white"), "a circle", steps=1)
+
+
+def test_numbers_that_are_none_leave_the_base_as_it_was(pipe, rng):
+    before = paint(pipe)
+    with pytest.raises(Diverged, match=r"the loss of step \d+ is .* rate of 1e\+06: lower it"):
+        learn_references(pipe, images(rng, "blue"), "a circle", learning_rate=1e6)
+    assert all(p.requires_grad and p.grad is None for p in pipe.unet.parameters())
+    assert torch.equal(paint(pipe), before)
+    learn_references(pipe, images(rng, "blue"), "a circle", steps=1)
+
+
+def test_half_precision_is_refused(pipe, rng):
+    pipe.unet.to(torch.bfloat16)
+    with pytest.raises(ValueError, match=r"want the UNet in float32 to learn, got torch\.bfloat16"):
+        learn_references(pipe, images(rng, "blue"), "a circle", steps=1)
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"rank": 0}])

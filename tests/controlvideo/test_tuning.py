@@ -274,5 +274,9 @@ def test_what_cannot_be_tuned_is_refused(options, message):
 
 
 def test_a_control_for_each_frame(pipe):
-    with pytest.raises(ValueError, match="got 2 for 3 frames"):
+    with pytest.raises(ValueError, match="a control image for each frame, of its size: 2 of"):
         tune(pipe, video(0), "a", video(1, 2), Recipe(steps=1))
+    with pytest.raises(
+        ValueError, match="a control image for each frame, of its size: 3 of 16 x 8"
+    ):
+        tune(pipe, video(0), "a", video(1, 3)[..., :8], Recipe(steps=1))

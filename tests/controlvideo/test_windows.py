@@ -22,7 +22,12 @@ def test_the_published_demos_cost_what_their_windows_say(
 
 @pytest.mark.parametrize(
     ("frames", "size", "overlap", "borders"),
-    [(9, 3, 1, [2, 3, 4, 5, 6, 7]), (18, 6, 3, [3, 6, 9, 12, 15]), (7, 3, 0, [3, 6]), (3, 5, 2, [])],
+    [
+        (9, 3, 1, [2, 3, 4, 5, 6, 7]),
+        (18, 6, 3, [3, 6, 9, 12, 15]),
+        (7, 3, 0, [3, 6]),
+        (3, 5, 2, []),
+    ],
 )
 def test_borders_are_where_windows_begin_or_have_ended(frames, size, overlap, borders):
     assert Windows(size, overlap).borders(frames) == borders

@@ -221,7 +221,8 @@ def _render(
         "output_type": "pt",
     }
     if asked["preview"]:
-        frames = pipe.preview(asked["edit"], on.control, key=made.keys[0], **options).frames
+        options |= {"key": made.keys[0], "keys": made.keys}
+        frames = pipe.preview(asked["edit"], on.control, **options).frames
     else:
         long = asked["stream"] or asked["windows"]
         frames = pipe(asked["edit"], on.control, keys=made.keys, long=long, **options).frames

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from PIL.Image import Image
 from torch import Tensor
 
@@ -46,12 +47,31 @@ def check_prompt(prompt: Any) -> None:
         raise ValueError(f"want one prompt, a string, got a {type(prompt).__name__}: call for each")
 
 
-def check_sampling(steps: int, guidance: float = 1.0) -> None:
-    """Refuse to sample, or to invert, in no steps, and guidance by no number."""
-    if steps < 1:
-        raise ValueError(f"want num_inference_steps >= 1, got {steps}")
+def check_sampling(scheduler: Any, steps: int, guidance: float = 1.0) -> None:
+    """Refuse what is not DDIM, no steps or more than there are, and guidance by no number."""
+    if not isinstance(scheduler, DDIMScheduler):
+        raise ValueError(
+            f"want a DDIMScheduler, whose inversion this is, got {type(scheduler).__name__}: "
+            "pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)"
+        )
+    known = scheduler.config
+    offset = known["steps_offset"] if known["timestep_spacing"] == "leading" else 0
+    most = known["num_train_timesteps"] - offset
+    if not 1 <= steps <= most:
+        raise ValueError(f"want num_inference_steps in 1..{most}, got {steps}")
     if not math.isfinite(guidance):
         raise ValueError(f"want a finite guidance_scale, got {guidance}")
+
+
+def check_latents(x: Tensor, controls: Sequence[Tensor], channels: int, factor: int) -> None:
+    """Refuse latents `[F, C, h, w]` of another size than the controls', `[F, 3, H, W]`."""
+    F, _, H, W = controls[0].shape
+    wanted = [F, channels, H // factor, W // factor]
+    if list(x.shape) != wanted:
+        raise ValueError(
+            f"want a control image for each frame, of its size: {F} of {H} x {W} pixels go with "
+            f"latents {wanted}, got {list(x.shape)}"
+        )
 
 
 def check_told(names: Sequence[str], known: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -30,7 +31,13 @@ from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from core.controlvideo._given import check_prompt, check_sampling, check_told, video_of
+from core.controlvideo._given import (
+    check_latents,
+    check_prompt,
+    check_sampling,
+    check_told,
+    video_of,
+)
 from core.controlvideo.adapter import ControlVideoAdapter, Installation
 from core.controlvideo.attention import Sees
 from core.controlvideo.norms import Norm
@@ -178,7 +185,7 @@ class ControlVideoPipeline(DiffusionPipeline):
                 controls that do not fit, or a stream of a model in which frames depend on more than
                 the key frames.
         """
-        check_sampling(num_inference_steps, guidance_scale)
+        check_sampling(self.scheduler, num_inference_steps, guidance_scale)
         check_told(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         controls, scales = self.controls(control, control_scale)
         F = len(controls[0])
@@ -228,7 +235,7 @@ class ControlVideoPipeline(DiffusionPipeline):
 
         Without guidance, with the source's prompt and controls; arguments as of a call.
         """
-        check_sampling(num_inference_steps)
+        check_sampling(self.scheduler, num_inference_steps)
         controls, scales = self.controls(control, control_scale)
         check_long(long, norm, sees, branches)
         with self.installed(norm=norm, sees=sees, branches=branches) as edit:
@@ -261,11 +268,10 @@ class ControlVideoPipeline(DiffusionPipeline):
             why.append(f"attention to frames 0 and {key - 1}")
         if options.get("branches", True) and self.adapter.couples:
             why.append("tuned temporal branches")
+        if options.get("start") == "independent" and options.get("latents") is None:
+            why.append("noise of each frame's own, unless latents are given")
         if why:
-            log.warning(
-                "a preview is not the key frame of the video, which sees the other frames by %s",
-                " and ".join(why),
-            )
+            log.warning("a preview is not the key frame of the video because of " + ", ".join(why))
         one = [c[key : key + 1] for c in control] if several else control[key : key + 1]
         for name in ("latents", "source"):
             if options.get(name) is not None:
@@ -331,12 +337,7 @@ class ControlVideoPipeline(DiffusionPipeline):
 
     def _check_latents(self, x: Tensor, predict: Predictor) -> None:
         """Refuse latents of another size than the controls'."""
-        side = [s // self.factor_of_vae for s in predict.size]
-        if x.ndim != 4 or [len(x), *x.shape[2:]] != [predict.frames, *side]:
-            raise ValueError(
-                f"want a control image for each frame, of its size: got {predict.frames} of "
-                f"{side} latents for {list(x.shape)}"
-            )
+        check_latents(x, predict.controls, self.unet.config["in_channels"], self.factor_of_vae)
 
     def predictor(
         self,
@@ -385,7 +386,7 @@ class ControlVideoPipeline(DiffusionPipeline):
         several = isinstance(self.controlnet, MultiControlNetModel)
         nets = len(self.controlnet.nets) if several else 1
         given = list(control) if several else [control]
-        scales = list(scale) if isinstance(scale, Sequence) else [float(scale)] * nets
+        scales = np.atleast_1d(scale).tolist() * (1 if np.ndim(scale) else nets)
         if len(given) != nets or len(scales) != nets:
             raise ValueError(
                 f"want a control and a scale for each of {nets} ControlNets, got {len(given)} and "

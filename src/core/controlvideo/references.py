@@ -9,9 +9,11 @@ diffusers.
 from typing import Any
 
 import torch
+from torch.nn.utils import get_total_norm
 
 from core.controlvideo.pipeline import ControlVideoPipeline
 from core.controlvideo.tuning import to_predict
+from core.train.folder import Diverged
 from core.train.seeds import generator
 
 NAME = "reference"
@@ -39,7 +41,8 @@ def learn_references(
         seed: of the first weights, and of times and noise.
 
     Raises:
-        ValueError: the UNet has such layers already, or no steps or rank.
+        ValueError: the UNet has such layers already, is not in float32, or no steps or rank.
+        Diverged: the loss is no number; the layers are taken away again.
         ImportError: peft is not installed.
     """
     from peft import LoraConfig
@@ -49,6 +52,8 @@ def learn_references(
     unet, scheduler = pipe.unet, pipe.scheduler
     if NAME in getattr(unet, "peft_config", {}):
         raise ValueError(f"the UNet has layers named {NAME!r} already: delete_adapters first")
+    if unet.dtype != torch.float32:
+        raise ValueError(f"want the UNet in float32 to learn, got {unet.dtype}")
     x, text = pipe.encode(images), pipe.encode_prompt(prompt).detach()
     required = [p.requires_grad for p in unet.parameters()]
     known = list(unet.parameters())
@@ -58,20 +63,30 @@ def learn_references(
         unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), NAME)
     layers = [p for p in unet.parameters() if p.requires_grad]
     optimizer, losses = torch.optim.AdamW(layers, lr=learning_rate), []
-    for step in range(steps):
-        rng = generator(seed, step)
-        t = torch.from_numpy(rng.integers(scheduler.config["num_train_timesteps"], size=len(x)))
-        t = t.to(x.device)
-        noise = torch.from_numpy(rng.standard_normal(x.shape)).to(x)
-        found = unet(scheduler.add_noise(x, noise, t), t, text.expand(len(x), -1, -1)).sample
-        loss = (found - to_predict(scheduler, x, noise, t)).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    for p in layers:
-        p.requires_grad_(False)
-        p.grad = None
-    for p, wanted in zip(known, required, strict=True):
-        p.requires_grad_(wanted)
+    try:
+        for step in range(steps):
+            rng = generator(seed, step)
+            t = torch.from_numpy(rng.integers(scheduler.config["num_train_timesteps"], size=len(x)))
+            t = t.to(x.device)
+            noise = torch.from_numpy(rng.standard_normal(x.shape)).to(x)
+            found = unet(scheduler.add_noise(x, noise, t), t, text.expand(len(x), -1, -1)).sample
+            loss = (found - to_predict(scheduler, x, noise, t)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            losses.append(loss.item())
+            if not torch.isfinite(get_total_norm([p.grad for p in layers if p.grad is not None])):
+                raise Diverged(
+                    f"the loss of step {step + 1} is {losses[-1]}, its gradient no number, at a "
+                    f"learning rate of {learning_rate:.3g}: lower it"
+                )
+            optimizer.step()
+    except BaseException:
+        unet.delete_adapters(NAME)
+        raise
+    finally:
+        for p in layers:
+            p.requires_grad_(False)
+            p.grad = None
+        for p, wanted in zip(known, required, strict=True):
+            p.requires_grad_(wanted)
     return losses

@@ -171,6 +171,8 @@ class Bench:
     ) -> Tensor:
         """Return the frames of the edit, `[F, 3, S, S]`, with the adapter that is there.
 
+        They are on the CPU, as cases and what `score` compares with.
+
         Args:
             case: source and edit.
             arm: what frames see of each other.
@@ -196,7 +198,7 @@ class Bench:
             output_type="pt",
             **options,
         )
-        return out.frames
+        return out.frames.cpu()
 
     def score(
         self,
@@ -230,6 +232,9 @@ def compare(
 ) -> dict[str, dict[Any, dict[str, np.ndarray]]]:
     """Return the scores of arms, start -> arm -> name of the number -> `[cases, seeds]`.
 
+    Each case draws its own noise from each seed, so that an interval over cases has the draw's part
+    in it, too; all arms of a case and seed share it.
+
     Raises:
         ValueError: no cases, no seeds or no starts.
     """
@@ -240,13 +245,21 @@ def compare(
         )
     out: dict[str, dict[Any, dict[str, np.ndarray]]] = {start: {} for start in starts}
     for name, arm in arms.items():
-        scored = [bench.score(case, arm, seeds, starts) for case in cases]
+        scored = [
+            bench.score(case, arm, [_own(seed, i) for seed in seeds], starts)
+            for i, case in enumerate(cases)
+        ]
         for start in starts:
             rows = [[s.asdict() for s in each[start]] for each in scored]
             out[start][name] = {
                 key: np.array([[each[key] for each in row] for row in rows]) for key in rows[0][0]
             }
     return out
+
+
+def _own(seed: int, case: int) -> int:
+    """Return the seed of a case's noise."""
+    return int(generator(seed, 101, case).integers(2**31))
 
 
 class Resolution(TypedDict):

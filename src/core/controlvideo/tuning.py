@@ -25,6 +25,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from core.controlvideo._given import check_latents
 from core.controlvideo.attention import Sees
 from core.controlvideo.norms import Norm
 from core.controlvideo.pipeline import ControlVideoPipeline
@@ -149,11 +150,8 @@ class Tuner:
         _check_tunable(pipe)
         self.controls, self.scales = pipe.controls(control, control_scale)
         self.x = pipe.encode(source)
-        if len(self.x) != len(self.controls[0]):
-            raise ValueError(
-                f"want a control image for each frame, got {len(self.controls[0])} for "
-                f"{len(self.x)} frames"
-            )
+        channels = pipe.unet.config["in_channels"]
+        check_latents(self.x, self.controls, channels, pipe.factor_of_vae)
         with torch.no_grad():
             self.text = pipe.encode_prompt(prompt)
         self.trained = _parameters(pipe.adapter, recipe.trained)

@@ -9,13 +9,14 @@ for every sample b, place n and head h by itself; i and j are frames. With g wha
 
 Tensors stay as a network has them, `[B, F, N, H, d]`: the tokens of a frame side by side, whose
 projections need no other order. A sequence is then F rows of d numbers that lie N H d apart.
-Kernels of attention want them next to one another, which is a copy of each tensor; they have tiles
-of 128 queries for the F there are; and a grid of at most 65,535 sequences. At the least q, k, v are
-read and o is written, 4 numbers of F d a sequence; then q, k, v, g are read and dq, dk, dv written,
-7. Scores cost as little as they are small, so that backward forms them again.
+Kernels of attention have tiles of 128 queries for the F there are, and a grid of at most 65,535
+sequences; those that want rows next to one another need a copy of each tensor, too. At the least q,
+k, v are read and o is written, 4 numbers of F d a sequence; then q, k, v, g are read and dq, dk, dv
+written, 7. Scores cost as little as they are small, so that backward forms them again.
 
 Symbols: B samples, F frames, N places (tokens of a frame), H heads of width d. Attention:
-arXiv:1706.03762v7, Eq. (1); over frames: arXiv:2305.17098v2, Section 3.2.
+arXiv:1706.03762v7, Eq. (1); over frames: thu-ml/controlvideo at 23b6b0b, libs/attention.py, the
+code of arXiv:2305.17098.
 """
 
 from typing import Any

@@ -1,0 +1,69 @@
+"""Sphinx extension: a page is shown before its scripts are there, and says what it is about.
+
+Sphinx and the theme name their scripts so that a browser waits for each; none is needed before the
+text is read. MathJax is left out where no equation is, and Thebe, which Jupyter Book brings, is
+left out: it would fetch a kernel from the network.
+"""
+
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+
+AT_ONCE = "documentation_options.js"
+"""What a line in the page needs at once."""
+LONG = 160
+"""Characters of a description that search engines show."""
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register, after those (priority 500) who add scripts to a page."""
+    app.connect("html-page-context", lighten, priority=900)
+    app.connect("html-page-context", describe, priority=900)
+    return {"parallel_read_safe": True}
+
+
+def lighten(
+    app: Sphinx,
+    page: str,
+    _template: str,
+    context: dict[str, Any],
+    _doctree: nodes.document | None,
+) -> None:
+    """Defer the scripts of a page; deferred ones keep their order."""
+    equations = app.env.get_domain("math").has_equations(page)  # type: ignore[attr-defined]
+    kept = []
+    for script in context["script_files"]:
+        name, body = str(script.filename or ""), script.attributes.get("body", "")
+        if "thebe" in name or "THEBE" in body or ("mathjax" in name and not equations):
+            continue
+        if (
+            name
+            and not name.endswith(AT_ONCE)
+            and not {"async", "defer"} & {*script.attributes}
+        ):
+            script.attributes["defer"] = "defer"
+        kept.append(script)
+    context["script_files"] = kept
+
+
+def describe(
+    _app: Sphinx,
+    _page: str,
+    _template: str,
+    context: dict[str, Any],
+    doctree: nodes.document | None,
+) -> None:
+    """Describe a page by its first paragraph."""
+    if doctree is None:
+        return
+    told = (
+        p for p in doctree.findall(nodes.paragraph) if "executed" not in p["classes"]
+    )
+    if (first := next(told, None)) is None:
+        return
+    text = " ".join(first.astext().split())
+    if len(text) > LONG:
+        text = text[: LONG - 1].rsplit(" ", 1)[0] + " …"
+    text = text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    context["metatags"] += f'\n<meta name="description" content="{text}" />'
