@@ -111,6 +111,7 @@ def test_a_chapter_is_executed_into_a_bucket_and_a_failure_kept_there(book, resu
     }
     assert set(there) - kept == {
         *("format.json", "plan.jsonl"),
+        f"failed/{bad.key}/seal.json",
         *(f"failed/{bad.key}/tiny.failed{suffix}" for suffix in (".ipynb", ".json")),
     }
     said = batch(book, "status", results.place, "--verify").stdout.splitlines()

@@ -91,3 +91,16 @@ def test_workers_without_a_gpu_are_not_waited_for():
     client = Mock(scheduler_info=lambda n_workers: {"workers": workers})
     with pytest.raises(Refused, match="no worker has a GPU: start them with --resources GPU=1"):
         Drive(client, Orders("", ""), gpu=True).run(iter(()))
+
+
+def test_it_is_said_that_no_worker_has_come():
+    def nobody(n_workers, timeout):
+        raise TimeoutError(f"{n_workers} in {timeout}")
+
+    said = []
+    client = Mock(wait_for_workers=nobody)
+    Drive(client, Orders("", ""), say=said.append).run(iter(()))
+    assert said == [
+        "no worker has come within 15 seconds: tasks wait, and none is lost; start workers, or "
+        "look at the cluster's queue"
+    ]

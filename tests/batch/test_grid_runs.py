@@ -1,5 +1,6 @@
 """Grids that run on workers here, alone or side by side, and what stops or spoils them."""
 
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ import pytest
 from tiny_book import add_cell, batch, batch_process, edit
 from tiny_cluster import PATIENCE, kernels_of, until
 
+from core.batch.chapters import Refused
 from core.batch.folder import Folder
 from core.batch.grid import plan, tasks_of, typed_grid
 from core.batch.task import Orders, Outcome, perform
@@ -65,7 +67,8 @@ def test_a_failure_is_retried_and_kept_while_the_rest_goes_on(book):
     assert counted == "2 of 3 tasks done, the rest failed"
     assert begun(book) == {"0": 1, "1": 2, "2": 1}
     kept = Path(failed.rpartition("kept in ")[2])
-    assert {path.name for path in kept.iterdir()} == {"tiny.failed.ipynb", "tiny.failed.json"}
+    left = {path.name for path in kept.iterdir()}
+    assert left == {"seal.json", "tiny.failed.ipynb", "tiny.failed.json"}
     told = batch(book, "status").stdout.splitlines()
     assert told[0] == "3 tasks: 2 done, 0 running, 1 failed, 0 waiting"
     assert told[1].startswith("tiny cpu seed=1: failed at line ")
@@ -123,6 +126,34 @@ def test_a_full_disk_ends_the_grid_in_one_line(book):
     assert not Folder(str(book / "_build" / "grid")).done()
 
 
+@pytest.mark.parametrize("method", ["claim", "publish"])
+def test_a_disk_that_is_full_when_a_result_is_kept_is_refused(book, monkeypatch, method):
+    results = Folder(str(book / "out"))
+    results.open()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Folder, method, full)
+    with pytest.raises(Refused, match=r"the disk is full .*No space left on device.*make room"):
+        perform(the_task(book), Orders(str(book), results.place))
+
+
+def test_the_folder_of_results_is_that_of_the_book_wherever_one_stands(ran, monkeypatch):
+    from_root = batch(ran, "status").stdout
+    assert from_root == "1 tasks: 1 done, 0 running, 0 failed, 0 waiting\n"
+    assert batch(ran / "book", "status").stdout == from_root
+    assert batch(ran / "book", "grid", "tiny").stdout == "1 tasks, 1 of them done before\n"
+    assert not (ran / "book" / "_build").exists()
+
+
+@pytest.mark.parametrize("command", ["status", "results", "plot", "study", "grid tiny --out"])
+def test_a_file_is_no_folder_of_results(ran, command):
+    ended = batch(ran, *command.split(), "book/intro.md")
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+    assert "book/intro.md" in ended.stderr
+
+
 def test_what_another_process_executes_is_left_to_it(book):
     results = Folder(str(book / "out"))
     results.open()
@@ -162,6 +193,7 @@ def test_a_scheduler_that_takes_calls_and_is_silent_is_refused(book, monkeypatch
         address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
         ended = batch(book, "grid", "tiny", "--scheduler", address)
     assert ended.returncode == 2
+    assert batch(book, "status").stdout.startswith("0 tasks")  # what was asked for before
     assert ended.stderr.startswith(f"refused: no dask scheduler answers at {address} within 1s")
     assert ended.stderr.count("\n") == 1
 
@@ -228,6 +260,8 @@ def test_a_failure_edited_by_hand_is_refused(ran, text):
     kept = ran / "_build" / "grid" / "failed" / ("0" * 20)
     kept.mkdir(parents=True)
     (kept / "tiny.failed.json").write_text(text)
+    files = {"tiny.failed.json": hashlib.sha256(text.encode()).hexdigest()}
+    (kept / "seal.json").write_text(json.dumps({"key": kept.name, "files": files}))
     ended = batch(ran, "status")
     assert ended.returncode == 2
     assert "tiny.failed.json is not what the task left: remove that folder" in ended.stderr

@@ -1,5 +1,6 @@
 """What became of a claim over seeds: from a grid to the page of claims."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -21,11 +22,11 @@ FATE = 'claim["verdict"] = "not seen" if seed == 2 else "holds"\nassert seed != 
 ENDS = '\nassert claim["verdict"] == claim["expected"], "verdicts that were not expected"\n'
 
 
-def grid(root: Path, seeds: str | None, pairs=(), only: int | None = None) -> None:
+def grid(root: Path, seeds: str | None, pairs=(), only: int | None = None, scale="cpu") -> None:
     """Do what the command `grid` does, here and one after the other."""
     results = Folder(str(root / "_build" / "grid"))
     results.open()
-    tasks = list(tasks_of(plan(root, typed_grid(("tiny",), ("cpu",), pairs, seeds))))
+    tasks = list(tasks_of(plan(root, typed_grid(("tiny",), (scale,), pairs, seeds))))
     results.save_plan(tasks)
     for task in tasks[:only]:
         perform(task, Orders(str(root), results.place))
@@ -74,7 +75,8 @@ def test_it_says_what_each_seed_gave(studied):
 def test_the_page_of_claims_shows_it(studied):
     page = (studied / "book" / "claims.md").read_text()
     assert "  - Here\n  - Over seeds\n" in page
-    assert "\n  - 2 of 4 holds, 1 not seen, 1 without\n" in page
+    assert "\n  - [2 of 4 holds, 1 not seen, 1 without](#run-tiny-over-seeds)\n" in page
+    assert '<span id="run-tiny-over-seeds"></span>**tiny, over seeds**: seeds 0, 1, 2, 3 at' in page
 
 
 def test_it_is_no_record_and_no_measurement(studied):
@@ -148,7 +150,30 @@ def test_runs_that_differ_in_more_than_the_seed_are_no_study(refreshed):
 def test_one_seed_is_no_study(refreshed):
     grid(refreshed, "7")
     assert "tiny: want two seeds or more, got 1: --seeds 0..4" in refused(refreshed)
-    assert "no run at scale long" in refused(refreshed, "--scale", "long")
+
+
+def test_a_study_is_of_the_defaults_alone(refreshed):
+    grid(refreshed, "0..1", pairs=(("rate", "2"),))
+    assert "a study is kept of the defaults alone, got rate = 2.0 for 1.0" in refused(refreshed)
+    grid(refreshed, "0..1", scale="long")
+    assert "no run at scale cpu was asked for" in refused(refreshed)
+
+
+def test_a_failed_run_counts_in_the_table_and_an_edited_one_does_not(ran, tmp_path):
+    root = Path(shutil.copytree(ran, tmp_path / "house"))
+    table = csv.DictReader(batch(root, "results").stdout.splitlines())
+    assert [(row["seed"], row["status"], row["verdict"]) for row in table] == [
+        ("0", "done", "holds"),
+        ("1", "done", "holds"),
+        ("2", "failed", "not seen"),
+        ("3", "failed", ""),
+    ]
+    for record in (root / "_build/grid/failed").glob("*/tiny.failed.json"):
+        edit(record, '"status": "failed"', '"status": "done"')
+    for command in ("status", "results", "plot", "study"):
+        done = batch(root, command)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "tiny.failed.json is not what the task left: remove that folder" in done.stderr
 
 
 def test_a_folder_of_something_else_is_refused(refreshed):

@@ -16,7 +16,7 @@ from core.batch.chapters import Chapter
 from core.batch.drift import Change, outcomes
 from core.batch.execute import Job
 from core.batch.notebook import what_is_missing
-from core.batch.parameters import parameters_of
+from core.batch.parameters import defaults_of
 from core.batch.reach import library_hashes
 from core.batch.records import read_record
 from core.batch.refresh import reprint, write_pages
@@ -36,7 +36,7 @@ def why_stale(job: Job) -> str | None:
         return "never executed"
     now = {
         "source": job.chapter.sha256,
-        "parameters": {name: p.default for name, p in parameters_of(job.chapter).items()},
+        "parameters": defaults_of(job.chapter),
         "library": library_hashes(job.chapter),
         "packages": package_versions(),
     }

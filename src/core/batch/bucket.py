@@ -76,7 +76,7 @@ class Bucket(Results):
             yield from zip(keys, pool.map(self.record, keys), strict=True)
 
     def put(self, scratch: Path, room: str, key: str) -> None:
-        """Upload a folder, and remove what other attempts left; of a result, the seal last."""
+        """Upload a folder, its seal last, and remove what other attempts left."""
         files = {path.name: path.read_bytes() for path in sorted(scratch.iterdir())}
         if room == DONE:
             self._seal_up(key, files)
@@ -84,8 +84,9 @@ class Bucket(Results):
             kept |= {self.path_of(key, name, sealed) for name, sealed in self._seal(key).items()}
         else:
             kept = {f"{room}/{key}/{name}" for name in files}
-            for name, data in files.items():
-                self.write(f"{room}/{key}/{name}", data)
+            self._drop(f"{room}/{key}/{SEAL}")
+            for name in sorted(files, key=SEAL.__eq__):
+                self.write(f"{room}/{key}/{name}", files[name])
         self._drop(f"{room}/{key}/", but=kept)
 
     def drop(self, room: str, key: str) -> None:

@@ -70,7 +70,7 @@ def page(ledgers: list[Ledger]) -> str:
         for claim in ledger.record["claims"]
     ]
     table = ["```{list-table}", ":class: claims", ":header-rows: 1", "", *_items(rows), "```"]
-    runs = [_run(ledger, record) for ledger in ledgers for record in _runs(ledger)]
+    runs = [line for ledger in ledgers for line in _lines(ledger)]
     # no heading: the table takes the room that a list of headings would have
     return "\n".join([*head, INTRO, "", *table, "", "```{rubric} Runs\n```", "", *runs, ""])
 
@@ -138,10 +138,6 @@ def _valid(path: Path) -> Record | None:
     return None if record is None or faults(record) else record
 
 
-def _runs(ledger: Ledger) -> list[Record]:
-    return [ledger.record, *ledger.evidence.values()]
-
-
 def _counts(ledgers: list[Ledger]) -> Counter[str]:
     return Counter(claim["verdict"] for ledger in ledgers for claim in ledger.record["claims"])
 
@@ -174,7 +170,8 @@ def _row(
     others = (ledger.evidence.get(scale) for scale in scales)
     here, *verdicts = (_verdict(ledger, run, name) for run in (ledger.record, *others))
     seeds = study.told_of(ledger.over_seeds, name, claim["verdict"]) if ledger.over_seeds else ""
-    told = (escape(seeds),) if over_seeds else ()
+    cell = f"[{escape(seeds)}](#run-{ledger.chapter}-over-seeds)" if seeds else ""
+    told = (cell,) if over_seeds else ()
     first = ledger.chapter, f"[{name}](#{name})", here
     return *first, *map(escape, texts), *told, *verdicts
 
@@ -190,22 +187,37 @@ def _verdict(ledger: Ledger, run: Record | None, name: str) -> str:
     kind = claim["verdict"].replace(" ", "-")
     return (
         f'<details><summary class="verdict verdict-{kind}">{claim["verdict"]}</summary>'
-        f'{told}<a href="#{_anchor(ledger, run)}">{date(run)}</a>, '
+        f'{told}<a href="#{_anchor(ledger, run["scale"])}">{date(run)}</a>, '
         f"{_plain(machine(run))}</details>"
     )
 
 
-def _run(ledger: Ledger, run: Record) -> str:
-    """Return the line of the list of runs that verdicts lead to."""
-    then = run["source"] != ledger.record["source"]
-    older = ", by another version of the code" if then else ""
-    told = f"{date(run)}{older}, in {duration(run)} on {machine(run)}; {versions(run)}."
-    name = escape(f"{ledger.chapter}, {run['scale']}")
-    return f'- <span id="{_anchor(ledger, run)}"></span>**{name}**: {escape(told)}'
+def _lines(ledger: Ledger) -> list[str]:
+    """Return the lines of the list of runs that verdicts lead to."""
+    lines = []
+    for run in [ledger.record, *ledger.evidence.values()]:
+        told = f"{date(run)}{_older(ledger, run)}, in {duration(run)} on {machine(run)}"
+        lines.append(_line_of(ledger, run["scale"], f"{told}; {versions(run)}."))
+    if ledger.over_seeds:
+        seeds = ", ".join(map(str, ledger.over_seeds["seeds"]))
+        told = f"seeds {seeds} at scale {ledger.over_seeds['scale']}"
+        first = {"provenance": ledger.over_seeds["provenance"][0]}
+        told += f"{_older(ledger, ledger.over_seeds)}, on {machine(first)}; {versions(first)}."
+        lines.append(_line_of(ledger, "over seeds", told))
+    return lines
 
 
-def _anchor(ledger: Ledger, run: Record) -> str:
-    return f"run-{ledger.chapter}-{run['scale']}"
+def _older(ledger: Ledger, run: Record) -> str:
+    return "" if run["source"] == ledger.record["source"] else ", by another version of the code"
+
+
+def _line_of(ledger: Ledger, run: str, told: str) -> str:
+    name, anchor = escape(f"{ledger.chapter}, {run}"), _anchor(ledger, run)
+    return f'- <span id="{anchor}"></span>**{name}**: {escape(told)}'
+
+
+def _anchor(ledger: Ledger, run: str) -> str:
+    return f"run-{ledger.chapter}-{run.replace(' ', '-')}"
 
 
 def _plain(text: str) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 WINDOW = 500  # tasks handed over at a time: many workers may join, and the memory stays the same
+PATIENCE = "15s"  # for the first worker to come
 PAUSE = 1.0  # seconds before asking again for what another process is at
 
 
@@ -45,6 +46,8 @@ class Drive:
     gpu: bool = False
     tell: Callable[[Tally], None] = lambda tally: None
     """Told each time that a task has ended."""
+    say: Callable[[str], None] = print
+    """Told what the reader should know meanwhile."""
     tally: Tally = field(default_factory=Tally)
     _running: dict["Future", Task] = field(default_factory=dict)
     _parked: list[Task] = field(default_factory=list)
@@ -64,6 +67,7 @@ class Drive:
         ended = as_completed(loop=self.client.loop)
         for task in islice(tasks, WINDOW):
             ended.add(self._submit(task))
+        self._expect_workers()
         while self._running or self._parked:
             if not self._running:
                 time.sleep(PAUSE)
@@ -74,6 +78,14 @@ class Drive:
                     ended.add(self._submit(task))
                 self._unpark(ended)
         return self.tally
+
+    def _expect_workers(self) -> None:
+        """Say that nobody works, where no worker has come; one may yet."""
+        try:
+            self.client.wait_for_workers(1, timeout=PATIENCE)
+        except TimeoutError:
+            what = "tasks wait, and none is lost; start workers, or look at the cluster's queue"
+            self.say(f"no worker has come within {PATIENCE.removesuffix('s')} seconds: {what}")
 
     def _expect_gpus(self) -> None:
         """Refuse to wait for a GPU among workers that have none; where none is yet, some may."""

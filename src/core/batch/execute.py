@@ -27,7 +27,7 @@ from nbformat import NotebookNode
 from core.batch import notebook as nb
 from core.batch import records
 from core.batch.chapters import Chapter, Refused
-from core.batch.parameters import DEFAULT_SCALE, parameters_of
+from core.batch.parameters import DEFAULT_SCALE, defaults_of
 from core.batch.reach import library_hashes
 from core.batch.records import Record
 from core.batch.trace import Tell, Trace, stopped
@@ -131,7 +131,7 @@ def execute(job: Job, tell: Tell = lambda done, total: None) -> Record:
 
 def _opened(job: Job) -> Record:
     """Return the fields that are known before the run."""
-    defaults = {name: p.default for name, p in parameters_of(job.chapter).items()}
+    defaults = defaults_of(job.chapter)
     parameters = defaults | job.given
     return {
         "chapter": job.chapter.name,

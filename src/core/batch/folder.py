@@ -25,14 +25,14 @@ class Folder(Results):
         """Return what stands in a room, without what file managers hide there."""
         try:
             return {name for name in os.listdir(self._path(room)) if not name.startswith(".")}
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return set()
 
     def read(self, path: str) -> bytes | None:
         """Return a file, None where there is none."""
         try:
             return self._path(path).read_bytes()
-        except (FileNotFoundError, IsADirectoryError):
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
 
     def write(self, path: str, data: bytes) -> None:

@@ -25,6 +25,7 @@ from core.batch.chapters import Chapter, Refused, find_chapters
 from core.batch.parameters import (
     DEFAULT_SCALE,
     Parameter,
+    defaults_of,
     named_parameter,
     parameters_of,
     scale_values,
@@ -147,7 +148,7 @@ def key_of(record: Mapping[str, Any]) -> str:
 def key_of_now(task: Task, chapter: Chapter) -> str:
     """Return the key that the task has with the chapter and the library as they stand now."""
     code = _code(chapter.name, chapter.sha256, library_hashes(chapter))
-    return _key(code, task.scale, _defaults(chapter) | task.given)
+    return _key(code, task.scale, defaults_of(chapter) | task.given)
 
 
 def _block(found: Any, where: str) -> Block:
@@ -204,7 +205,7 @@ def _parts(root: Path, block: Block) -> Iterator[Part]:
             code = _code(chapter.name, chapter.sha256, library_hashes(chapter))
             for scale in block.scales:
                 given = scale_values(chapter, scale)
-                yield Part(chapter, code, scale, _defaults(chapter) | given, given, axes)
+                yield Part(chapter, code, scale, defaults_of(chapter) | given, given, axes)
         except Refused as why:
             raise Refused(f"{block.where}: {why}") from why
 
@@ -228,10 +229,6 @@ def _checked(chapter: Chapter, block: Block) -> list[Axis]:
                 raise Refused(f"{label}, row {number}: {why}") from why
         axes.append(rows)
     return axes
-
-
-def _defaults(chapter: Chapter) -> dict[str, Any]:
-    return {name: parameter.default for name, parameter in parameters_of(chapter).items()}
 
 
 def _code(chapter: str, source: str, library: Mapping[str, str]) -> str:

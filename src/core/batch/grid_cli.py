@@ -24,11 +24,18 @@ from core.batch.table import Row, as_csv, rows_of, write_table
 from core.batch.task import Orders
 from core.batch.trace import told
 
-PLACE = "_build/grid"
+PLACE = Path("_build", "grid")
 all_option = click.option(
     "--all", "everything", is_flag=True, help="Those of earlier grids and versions, too."
 )
-place_argument = click.argument("place", default=PLACE, metavar="[FOLDER]")
+
+
+def _where(_context: click.Context, _parameter: click.Parameter, place: str | None) -> str:
+    """Return the folder that is meant: that of the book, wherever in it one stands."""
+    return place or str(find_root(Path.cwd()) / PLACE)
+
+
+place_argument = click.argument("place", required=False, metavar="[FOLDER]", callback=_where)
 
 
 @click.command()
@@ -37,7 +44,7 @@ place_argument = click.argument("place", default=PLACE, metavar="[FOLDER]")
 @click.option("--scale", "scales", multiple=True, help="A scale; may be repeated.")
 @pairs_option
 @click.option("--seeds", help="0..9, or 1,2,5.")
-@click.option("--out", "place", default=PLACE, show_default=True, help="Folder of the results.")
+@click.option("--out", "place", callback=_where, help="Folder of the results.  [_build/grid]")
 @click.option("--retries", type=click.IntRange(0), default=0, help="Of each task that fails.")
 @click.option("--threads", type=click.IntRange(1), default=1, help="Of each task.")
 @click.option("--gpu", is_flag=True, help="Give each task a GPU of its own.")
@@ -57,16 +64,18 @@ def grid(place: str, retries: int, threads: int, gpu: bool, timeout: int, **aske
     parts = plan(root, blocks_of(asked))
     results = results_at(place)
     results.open()
-    results.save_plan(tasks_of(parts))
     done, total = done_before(parts, results)
     click.echo(f"{total} tasks, {len(done)} of them done before")
     left = total - len(done)
     if not left:
+        results.save_plan(tasks_of(parts))
         return 0
     orders = Orders(str(root), results.place, timeout or None, threads)
     todo = (task for task in tasks_of(parts) if task.key not in done)
     with workers(asked, gpu, min(asked["jobs"], left)) as client, ShowTasks(left) as show:
-        drive = Drive(client, orders, retries, gpu, lambda now: show(now.done, len(now.failed)))
+        results.save_plan(tasks_of(parts))
+        tell = lambda now: show(now.done, len(now.failed))  # noqa: E731
+        drive = Drive(client, orders, retries, gpu, tell, click.echo)
         try:
             return ended(drive.run(todo), left)
         except SchedulerLost as why:
@@ -126,7 +135,10 @@ def ended(tally: Tally, total: int) -> int:
 @place_argument
 @click.option("--verify", is_flag=True, help="Compare every file with the hash of its seal.")
 def status(place: str, verify: bool) -> int:
-    """Say how far the grid is that was last asked for in FOLDER."""
+    """Say how far the grid is that was last asked for in FOLDER.
+
+    FOLDER is _build/grid of the book, unless it is named.
+    """
     results = results_at(place)
     results.check()
     done, failures, asked = results.done(), results.failures(), results.plan()
@@ -156,7 +168,11 @@ def status(place: str, verify: bool) -> int:
 @click.option("--out", type=Path, help="File that ends in .csv or .parquet, instead of the screen.")
 @all_option
 def results_(place: str, out: Path | None, everything: bool) -> int:
-    """Give one table of the results in FOLDER: a row for each claim of each run."""
+    """Give one table of the results in FOLDER: a row for each claim of each run.
+
+    A run whose verdict was not the expected one has failed, and is there with its claims.
+    FOLDER is _build/grid of the book, unless it is named.
+    """
     rows = rows_in(place, everything)
     if out is None:
         click.echo(as_csv(rows), nl=False)
@@ -173,7 +189,10 @@ def results_(place: str, out: Path | None, everything: bool) -> int:
 @click.option("--out", type=Path, default="claims.png", show_default=True, help="Picture.")
 @all_option
 def plot(place: str, claim: str | None, number: int | None, out: Path, everything: bool) -> int:
-    """Draw the claims of the results in FOLDER over seeds, with intervals."""
+    """Draw the claims of the results in FOLDER over seeds, with intervals.
+
+    FOLDER is _build/grid of the book, unless it is named.
+    """
     from core.batch import plot as plots  # scipy takes a second
 
     rows = [row for row in rows_in(place, everything) if row["claim"]]
@@ -190,16 +209,21 @@ def plot(place: str, claim: str | None, number: int | None, out: Path, everythin
 
 @click.command("study")
 @place_argument
-@click.option("--scale", help="The runs at this scale, where the grid has several.")
-def study_(place: str, scale: str | None) -> int:
-    """Keep as evidence what became of each claim over the seeds of the grid in FOLDER."""
+def study_(place: str) -> int:
+    """Keep as evidence what became of each claim over the seeds of the grid in FOLDER.
+
+    It takes the runs at the default scale, whose parameters are the script's but for the seed.
+    FOLDER is _build/grid of the book, unless it is named.
+    """
     root = find_root(Path.cwd())
     results = results_at(place)
     results.check()
-    found = study.runs_of(results, scale)
+    found = study.runs_of(results)
     texts = {}
     for chapter in find_chapters(root, tuple(found)):
-        texts[study.path_of(chapter)] = study.text_of(study.study_of(found[chapter.name]))
+        made = study.study_of(found[chapter.name])
+        study.check_default(made, chapter)
+        texts[study.path_of(chapter)] = study.text_of(made)
     for path in texts:
         path.parent.mkdir(parents=True, exist_ok=True)
     write_all(texts)
@@ -217,10 +241,12 @@ def rows_in(place: str, everything: bool) -> list[Row]:
     """
     results = results_at(place)
     results.check()
-    done = results.done()
+    done, failed = results.done(), results.failures()
+    there = done | set(failed)
     asked = [task.key for task in results.plan()]
-    keys = sorted(done) if everything else [key for key in asked if key in done]
-    return list(rows_of(results.records(keys)))
+    keys = sorted(there) if everything else [key for key in asked if key in there]
+    records = ((key, results.record(key) if key in done else failed[key]) for key in keys)
+    return list(rows_of(records))
 
 
 COMMANDS = (grid, status, results_, plot, study_)

@@ -65,6 +65,11 @@ class Parameter:
         return self.accept(text)
 
 
+def defaults_of(chapter: Chapter) -> dict[str, Any]:
+    """Return the parameters of a chapter as its script has them."""
+    return {name: parameter.default for name, parameter in parameters_of(chapter).items()}
+
+
 def parameters_of(chapter: Chapter) -> dict[str, Parameter]:
     """Return the parameters in the order of the cell; none where no cell has the tag.
 

@@ -3,7 +3,7 @@
     format.json             which version of this layout
     plan.jsonl              the tasks that were asked for last, a line each
     done/KEY/               notebook, record, and a seal with the hash of each
-    failed/KEY/             the partial notebook of a task that failed, and its record
+    failed/KEY/             the same of a task that failed, whose notebook ends there
     work/KEY/, KEY.lock     what is being executed, out of sight
 
 A result appears whole or not at all, and is never replaced. Who executes a task holds its lock,
@@ -126,10 +126,14 @@ class Results(ABC):
 
     def publish(self, scratch: Path, key: str) -> None:
         """Seal what the folder holds, and make it the result of the task."""
-        hashes = {path.name: _hash(path.read_bytes()) for path in sorted(scratch.iterdir())}
-        (scratch / SEAL).write_text(json.dumps({"key": key, "files": hashes}, indent=1))
+        _write_seal(scratch, key)
         self.put(scratch, DONE, key)
         self.drop(FAILED, key)
+
+    def keep_failure(self, scratch: Path, key: str) -> None:
+        """Seal what the folder holds, and keep it as what a task that failed has left."""
+        _write_seal(scratch, key)
+        self.put(scratch, FAILED, key)
 
     def record(self, key: str) -> Record:
         """Return the record of a result.
@@ -140,11 +144,7 @@ class Results(ABC):
         seal = self._seal(key)
         name = next((name for name in seal if name.endswith(".json")), SEAL)
         record = _parsed(self._sealed(key, name, seal.get(name)))
-        try:
-            right = key_of(record) == key
-        except (KeyError, TypeError):
-            right = False
-        if not right:
+        if not _is_of(record, key):
             raise self._edited(key, name)
         return record
 
@@ -173,21 +173,21 @@ class Results(ABC):
         """
         found = {}
         for key in sorted(self.names(FAILED) - self.done()):
-            for name in self.names(f"{FAILED}/{key}"):
+            for name, sealed in _files(self.read(f"{FAILED}/{key}/{SEAL}")).items():
                 data = self.read(f"{FAILED}/{key}/{name}") if name.endswith(".json") else None
-                if data is not None:  # else it was dropped just now
-                    found[key] = _parsed(data)
-                    if not _tells_why(found[key]):
-                        where = f"{self.place}/{FAILED}/{key}"
-                        what = "is not what the task left: remove that folder"
-                        raise Refused(f"{where}/{name} {what}")
+                if data is None:  # no record, or it is on its way, or was dropped just now
+                    continue
+                found[key] = _parsed(data)
+                if _hash(data) != sealed or not _is_of(found[key], key):
+                    what = "is not what the task left: remove that folder"
+                    raise Refused(f"{self.place}/{FAILED}/{key}/{name} {what}")
         return found
 
     def _seal(self, key: str) -> dict[str, str]:
-        seal = _parsed(self.read(f"{DONE}/{key}/{SEAL}"))
-        if not isinstance(seal, dict) or not isinstance(seal.get("files"), dict):
+        files = _files(self.read(f"{DONE}/{key}/{SEAL}"))
+        if not files:
             raise self._edited(key, SEAL)
-        return seal["files"]
+        return files
 
     def _sealed(self, key: str, name: str, sealed: str | None) -> bytes:
         data = self.read(self.path_of(key, name, sealed)) if isinstance(sealed, str) else None
@@ -203,9 +203,20 @@ class Results(ABC):
         )
 
 
-def _tells_why(record: Any) -> bool:
+def _write_seal(scratch: Path, key: str) -> None:
+    hashes = {path.name: _hash(path.read_bytes()) for path in sorted(scratch.iterdir())}
+    (scratch / SEAL).write_text(json.dumps({"key": key, "files": hashes}, indent=1))
+
+
+def _files(seal: bytes | None) -> dict[str, str]:
+    found = _parsed(seal)
+    files = found.get("files") if isinstance(found, dict) else None
+    return files if isinstance(files, dict) else {}
+
+
+def _is_of(record: Any, key: str) -> bool:
     try:
-        return {"line", "code", "error", "message"} <= set(record["failure"])
+        return key_of(record) == key
     except (KeyError, TypeError):
         return False
 

@@ -12,7 +12,7 @@ from nbformat import NotebookNode
 
 from core.batch import notebook as nb
 from core.batch.chapters import Chapter, Refused
-from core.batch.parameters import parameters_of
+from core.batch.parameters import defaults_of, parameters_of
 from core.batch.records import Record, faults
 
 REFRESH = "python -m core.batch refresh {}"
@@ -99,7 +99,7 @@ def has_valid_record(it: Committed) -> Iterator[Problem]:
         yield it.in_record(f"not valid, {fault}")
     if it.record.get("status") != "done":
         yield it.in_record("it is the record of a failed run")
-    defaults = {name: p.default for name, p in parameters_of(it.chapter).items()}
+    defaults = defaults_of(it.chapter)
     if it.record.get("parameters") != defaults or it.record.get("seed") != defaults.get("seed"):
         yield it.in_record("its parameters are not the script's")
     if it.record.get("given"):

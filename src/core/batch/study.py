@@ -13,6 +13,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from core.batch.chapters import Chapter, Refused
+from core.batch.parameters import DEFAULT_SCALE, defaults_of
 from core.batch.records import Record, read_record
 from core.batch.results import Results
 from core.batch.trace import told
@@ -37,12 +38,11 @@ def read(path: Path) -> Study | None:
     return None if found is None or faults(found) else found
 
 
-def runs_of(results: Results, scale: str | None) -> dict[str, list[Record]]:
+def runs_of(results: Results) -> dict[str, list[Record]]:
     """Return, by chapter, the records of the grid that was last asked for, failed ones too.
 
-    Args:
-        results: the folder of the grid.
-        scale: the one that is meant, None for whichever was asked for.
+    Those at other scales than the default are left out: the page of claims, which a study is for,
+    has its own column for each.
 
     Raises:
         Refused: a task has not been run, or nothing was asked for.
@@ -50,15 +50,30 @@ def runs_of(results: Results, scale: str | None) -> dict[str, list[Record]]:
     failed, done = results.failures(), results.done()
     found: dict[str, list[Record]] = {}
     for task in results.plan():
-        if scale not in (None, task.scale):
+        if task.scale != DEFAULT_SCALE:
             continue
         if task.key not in done and task.key not in failed:
             raise Refused(f"{task}: it has no result yet: run the grid again")
         record = results.record(task.key) if task.key in done else failed[task.key]
         found.setdefault(task.chapter, []).append(record)
     if not found:
-        raise Refused(f"{results.place}: no run {f'at scale {scale}' if scale else 'asked for'}")
+        raise Refused(f"{results.place}: no run at scale {DEFAULT_SCALE} was asked for")
     return found
+
+
+def check_default(study: Study, chapter: Chapter) -> None:
+    """Refuse a study of other parameters than the page of the chapter shows.
+
+    Raises:
+        Refused: one of them is not the default.
+    """
+    wanted = defaults_of(chapter)
+    for name, value in study["parameters"].items():
+        if value != wanted.get(name):
+            raise Refused(
+                f"{study['chapter']}: a study is kept of the defaults alone, got {name} = "
+                f"{value!r} for {wanted.get(name)!r}: `results` and `plot` show any grid"
+            )
 
 
 def study_of(records: list[Record]) -> Study:

@@ -15,7 +15,7 @@ from core.batch.records import Record, part_of
 Row = dict[str, Any]
 FIRST = ("chapter", "scale", "seed")
 LAST = (
-    *("claim", "statement", "verdict", "expected", "value", "here", "paper", "source"),
+    *("status", "claim", "statement", "verdict", "expected", "value", "here", "paper", "source"),
     *("seconds", "started", "commit", "device", "key"),
 )
 NUMBER = re.compile(r"(?<![\w.])[-+]?[0-9][0-9,]*(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?")
@@ -24,7 +24,10 @@ NUMBER = re.compile(r"(?<![\w.])[-+]?[0-9][0-9,]*(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?"
 def rows_of(records: Iterable[tuple[str, Record]]) -> Iterator[Row]:
     """Yield the rows of records, each with its key; a run without claims has one row."""
     for key, record in records:
-        run = {name: record[name] for name in ("chapter", "scale", "seed", "seconds", "started")}
+        run = {
+            name: record[name]
+            for name in ("chapter", "scale", "seed", "status", "seconds", "started")
+        }
         run |= {name: record["provenance"][name] for name in ("commit", "device")}
         given = {n: value for n, value in record["parameters"].items() if n != "seed"}
         run |= {"key": key, **{f"parameter.{name}": value for name, value in given.items()}}

@@ -21,7 +21,7 @@ from core.batch.trace import told
 
 ONE = threading.Lock()
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-FULL = tuple(f"[Errno {number}]" for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,15 @@ def perform(task: Task, orders: Orders) -> Outcome:
         Refused: the chapter or the library are no longer what was asked for, the results cannot
             be written, or the disk is full.
     """
-    results = results_at(orders.results)
+    try:
+        return _claimed(task, orders, results_at(orders.results))
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise _full(str(error)) from error
+
+
+def _claimed(task: Task, orders: Orders, results: Results) -> Outcome:
     with ONE, results.claim(task.key) as scratch:
         if scratch is None:
             return Outcome("busy")
@@ -81,9 +89,13 @@ def _executed(task: Task, orders: Orders, scratch: Path) -> Record:
     raise Refused(f"{name} is not what was asked for, or changed meanwhile: run the grid again")
 
 
+def _full(told: str) -> Refused:
+    return Refused(f"the disk is full ({told}): make room, run the grid again")
+
+
 def _failed(task: Task, failure: dict[str, Any], results: Results, scratch: Path) -> Outcome:
-    if failure["message"].startswith(FULL):
-        raise Refused(f"the disk is full ({failure['message']}): make room, run the grid again")
-    results.put(scratch, FAILED, task.key)
+    if failure["message"].startswith(tuple(f"[Errno {number}]" for number in FULL)):
+        raise _full(failure["message"])
+    results.keep_failure(scratch, task.key)
     kept = f"{results.place}/{FAILED}/{task.key}"
     return Outcome("failed", f"failed at {told(failure)}; kept in {kept}")
