@@ -118,8 +118,8 @@ refresh: $(DONE) ## execute all chapters anew, put them in place of the committe
 bench: $(DONE) $(MUP) ## measure: ratios, not verdicts
 	@PYTHONPATH=$(MUP) $(RUN) -m core.bench
 
-clean: ## remove what was built; the environments and the copies in _build/lab stay
-	@test ! -d _build || find _build -mindepth 1 -maxdepth 1 ! -name lab -exec rm -rf {} +
+clean: ## remove what was built; environments, copies in _build/lab and results in _build/grid stay
+	@test ! -d _build || find _build -mindepth 1 -maxdepth 1 ! -name lab ! -name grid -exec rm -rf {} +
 
 # name-version, unpacked and not installed
 $(OLD_TRITON) $(MUP): | $(DONE)

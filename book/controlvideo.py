@@ -7,19 +7,18 @@
 # ---
 
 # %% [markdown]
-# # One video, one key frame
+# # An edited video is as good as its start
 #
 # How much of an edited video comes from where it starts, how much from what its frames see of each other, and how
 # much from tuning? {cite:t}`zhao2023controlvideo` put together a ControlNet, attention to one key frame, a temporal
 # branch, tuning on the one video and DDIM inversion.
 #
-# Where the correct edit is known, the start divides the videos most: from an inversion most edits are nearly correct
-# untuned, and their frames agree by themselves, while some lose their ground and are worse than from noise; that a
-# source comes back from its inversion does not tell which.
-# From noise, key-frame attention makes frames agree, most where each frame has noise of its own, and tuning brings
-# them nearer to the source; what the temporal branch adds is less than the few videos of this page can tell. Without
-# branches, and with norms taken over each frame, the edit of the key frame is that of an image, and videos of any
-# length can be streamed; the authors' code takes its norms over all frames, and there it is not.
+# Where the correct edit is known, the start decides most: from an inversion of the source most edits are nearly correct
+# untuned, and their frames agree by themselves, while from noise the same model is far off. From noise that frames share,
+# key-frame attention takes away about half of the flicker, and tuning on the video brings the edit a little nearer; what
+# the temporal branch adds is less than the few videos of this page can tell. Without that branch, and with norms taken
+# over each frame, the edit of the key frame is that of an image, and a video of any length can be streamed; the authors'
+# code takes its norms over all frames, and there neither holds.
 #
 # *The paper* edits real videos with Stable Diffusion 1.5, a ControlNet and one
 # GPU. *Here* a model of {glue:text}`controlvideo-parameters:.1f` million parameters edits procedural videos of

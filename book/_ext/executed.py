@@ -15,7 +15,8 @@ from sphinx.config import Config
 
 from core.batch.circumstances import date, duration, machine
 
-INSTALL = '%pip install "papers-executed[all] @ git+{}"'
+BOOTSTRAP = "!git clone --depth 1 {} papers && pip install './papers[all]'", "%cd papers/src"
+"""In a clone: some pages show measurements that stand beside the book."""
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -68,6 +69,8 @@ def bootstrap(theme: dict[str, Any]) -> list[nodes.Node]:
         return []
     return [
         nodes.Text(" On Colab, first run "),
-        nodes.literal("", INSTALL.format(theme["repository_url"])),
+        nodes.literal("", BOOTSTRAP[0].format(theme["repository_url"])),
+        nodes.Text(" and "),
+        nodes.literal("", BOOTSTRAP[1]),
         nodes.Text("."),
     ]

@@ -51,7 +51,8 @@ def test_with_a_repository_a_chapter_opens_on_colab_and_binder(in_repository):
     assert "colab.research.google.com/github/someone/papers/blob/main/book/tiny.ipynb" in page
     assert "mybinder.org/v2/gh/someone/papers/main?urlpath=tree/book/tiny.ipynb" in page
     said = unescape(re.sub("<.*?>", "", page))
-    assert '%pip install "papers-executed[all] @ git+https://github.com/someone/papers"' in said
+    assert "!git clone --depth 1 https://github.com/someone/papers papers && pip inst" in said
+    assert "'./papers[all]' and %cd papers/src" in said
     assert "github" not in (in_repository / "intro.html").read_text()
 
 
