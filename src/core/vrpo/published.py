@@ -55,7 +55,6 @@ class Training(NamedTuple):
     beta: float = 0.2
     supervised: float = 0.05
     learning_rate: float = 5e-7
-    warmup_steps: int = 15
     n: int = 8
     h100_hours: float = 405.0
     pretraining_tokens: float = 2.3e12
@@ -129,8 +128,6 @@ TABLE_5 = {
 }
 PRETRAINING_HOURS = 130_000.0
 """H800-hours of LLaDA's pre-training, as arXiv:2502.09992 reports them."""
-EOS_ZERO_HUMANEVAL = (47.6, 49.4)
-"""LLaDA Instruct before and after the end token's confidence is set to zero (Appendix D.4)."""
 
 
 def cell(n_t: int, n_y: int = 1, *, shared: bool = True) -> Row:
@@ -201,11 +198,6 @@ def split_under_noise(noise: float, rng: np.random.Generator, runs: int = 2000) 
     M = np.array([[1 / r.design.n_t, 1 / r.design.n] for r in cells])
     V = np.array([r.score for r in cells]) * np.exp(noise * rng.standard_normal((runs, len(cells))))
     return np.stack([np.linalg.lstsq(M / v[:, None], np.ones(len(v)), rcond=None)[0] for v in V])
-
-
-def implied_correlation() -> float:
-    """Return Corr(B_theta, B_ref) that Table 2 implies *if* both have one variance: 1 - ratio."""
-    return 1 - cell(4).score / cell(4, shared=False).score
 
 
 def decided_by_seeds() -> list[str]:

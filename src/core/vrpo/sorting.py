@@ -27,7 +27,7 @@ CONFIG = Config(
 )
 WRITE = Sampling(DIGITS, DIGITS, DIGITS, stop_at_eos=False)
 """One token a step, the most confident first."""
-PROMPTS, MASKS, ANSWERS, INIT = range(4)
+PROMPTS, MASKS = range(2)
 """What a key's second number names."""
 
 

@@ -116,11 +116,6 @@ def estimate_variance(V_t: ArrayLike, V_y: ArrayLike, n_t: int, n_y: int = 1) ->
     return np.asarray(V_t, dtype=float) / n_t + np.asarray(V_y, dtype=float) / (n_t * n_y)
 
 
-def best_allocation(n: int) -> tuple[int, int]:
-    """Return (n_t, n_y) = (n, 1), the best way to spend n masks (Propositions 1 and 5)."""
-    return n, 1
-
-
 def gradient_bound(beta: float, C: ArrayLike) -> Array:
     """Return 2 beta C, which bounds the norm of grad s_hat if C bounds grad of a term (Cor. 1)."""
     return 2 * beta * np.asarray(C, dtype=float)
