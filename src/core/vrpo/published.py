@@ -4,11 +4,9 @@ Everything here is copied from arXiv:2505.19223v2 (its tables in Section 4 and A
 arithmetic on it. Nothing was measured by us.
 """
 
-from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from core.vrpo.draws import Design
 
@@ -25,26 +23,8 @@ TASKS: tuple[str, ...] = (
 )
 
 
-class Model(NamedTuple):
-    """Table 3: LLaDA 8B."""
-
-    layers: int = 32
-    width: int = 4096
-    heads: int = 32
-    mlp: int = 12_288
-    vocabulary: int = 126_464
-    parameters: float = 8.02e9
-    without_embedding: float = 6.98e9
-
-    @property
-    def body(self) -> int:
-        """Return the parameters of the blocks' matrices."""
-        return self.layers * (4 * self.width**2 + 3 * self.width * self.mlp)
-
-    @property
-    def embeddings(self) -> int:
-        """Return those of embedding and head, which are two matrices."""
-        return 2 * self.vocabulary * self.width
+PARAMETERS = 8.02e9
+"""Of LLaDA 8B (Table 3); its sizes are `core.vrpo.cost.LLADA_8B`."""
 
 
 class Training(NamedTuple):
@@ -113,10 +93,6 @@ class Seeds(NamedTuple):
     """Lower end of the 95 % interval."""
     high: float
 
-    def half_width(self, seeds: int = 3) -> float:
-        """Return Student's half-width of the interval from the deviation."""
-        return float(stats.t.ppf(0.975, seeds - 1)) * self.deviation / sqrt(seeds)
-
 
 TABLE_5 = {
     "GSM8K": Seeds(82.9, 0.6, 81.4, 84.3),
@@ -147,11 +123,6 @@ class Forced(NamedTuple):
     low: float
     high: float
     printed: float
-
-    @property
-    def consistent(self) -> bool:
-        """Tell whether the printed value is within, a tenth being granted for rounding."""
-        return 0.9 * self.low <= self.printed <= 1.1 * self.high
 
 
 def forced_variances() -> dict[str, Forced]:
@@ -220,4 +191,4 @@ def compute_share(utilisation: float = 0.4, peak: float = 989e12) -> float:
         peak: dense bfloat16 FLOP/s of an H100.
     """
     spent = Training().h100_hours * 3600 * utilisation * peak
-    return spent / (6 * Model().parameters * Training().pretraining_tokens)
+    return spent / (6 * PARAMETERS * Training().pretraining_tokens)
