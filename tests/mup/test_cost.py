@@ -123,3 +123,4 @@ def test_training_xl_takes_hundreds_of_gpu_hours():
     images = 2.4e6 * 256
     assert DiT().training(images) == pytest.approx(4.4e20, rel=0.01)
     assert cost.hours(DiT().training(images)) == pytest.approx(307, rel=0.01)
+    assert cost.hours(7200.0, utilisation=0.5, peak=2.0) == 2  # an operation a second

@@ -35,6 +35,12 @@ def test_three_of_six_intervals_lie_above_the_baseline():
     assert published.decided_by_seeds() == ["GSM8K", "HumanEval", "IFEval"]
 
 
+def test_the_share_of_pre_training_grows_with_the_use_of_the_gpus():
+    """405 hours at the peak of 989 TFLOP/s are 1.44e21; 6 N D with 2.3e12 tokens is 1.107e23."""
+    assert published.compute_share(1.0) == pytest.approx(1.44e21 / 1.107e23, rel=0.01)
+    assert published.compute_share(0.25) == pytest.approx(published.compute_share(1.0) / 4)
+
+
 def test_a_table_that_obeys_lemma_5_is_consistent():
     """The bounds, on variances that are made by the lemma."""
     for parts in ((3.0, 5.0), (0.0, 2.0), (7.0, 0.0)):

@@ -23,6 +23,8 @@ TASKS: tuple[str, ...] = (
 )
 
 
+H100_PEAK = 989e12
+"""Dense bfloat16 FLOP/s."""
 PARAMETERS = 8.02e9
 """Of LLaDA 8B (Table 3); its sizes are `core.vrpo.cost.LLADA_8B`."""
 
@@ -183,12 +185,11 @@ def gains() -> dict[str, float]:
     return {t: round(b - a, 1) for t, a, b in zip(TASKS, before, after, strict=True)}
 
 
-def compute_share(utilisation: float = 0.4, peak: float = 989e12) -> float:
+def compute_share(utilisation: float) -> float:
     """Return training FLOP as a share of pre-training's, 6 parameters a token.
 
     Args:
-        utilisation: of the GPU's peak, which the paper does not state.
-        peak: dense bfloat16 FLOP/s of an H100.
+        utilisation: of an H100's peak, which the paper does not state.
     """
-    spent = Training().h100_hours * 3600 * utilisation * peak
+    spent = Training().h100_hours * 3600 * utilisation * H100_PEAK
     return spent / (6 * PARAMETERS * Training().pretraining_tokens)
