@@ -13,7 +13,7 @@ OLD_TRITON := $(if $(filter Linux,$(shell uname)),_build/triton-3.6.0)
 MUP := _build/mup-1.0.0
 CHAPTERS := $(patsubst book/%.ipynb,%,$(wildcard book/*.ipynb))
 # what executing a chapter needs; the other extras render, test, or need a cluster
-EXTRAS := book,models,kernels,vrpo,mup,multisource,controlvideo
+EXTRAS := book,kernels,vrpo,mup,multisource,controlvideo
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest
 # what `make test` does, two at a time, each in a process of one thread; one alone: make test-mesa
 RERUN := $(CHAPTERS:%=rerun-%)

@@ -1,1 +1,1 @@
-"""Five papers on generative modelling, executed: kernels, models, each paper's mathematics."""
+"""Five papers on generative modelling, executed: kernels, training, each paper's mathematics."""

@@ -69,6 +69,10 @@ def test_where_the_bounds_begin_to_say_something(log_N, loose, tight):
     assert found <= tight <= found * 1.011 + 1
 
 
+def test_a_bound_is_asked_below_another_level():
+    assert first_n(lambda n: 1 / n, level=0.1) == 11  # 1/10 is at the level, not below
+
+
 @pytest.mark.parametrize(
     ("K", "beta", "ratio"),
     [(1, 0.7, 1), (5, 0, 1), (4, 1, 0.5), (5, 0.5, math.sqrt(0.6)), (10**9, 0.3, math.sqrt(0.7))],

@@ -72,6 +72,26 @@ def test_sampling_agrees_with_the_inversion(rng, d):
     assert sampled.delta > exact.delta == 0
 
 
+def test_a_surer_interval_of_samples_is_wider(rng):
+    pair, seed = random_pair(rng, 3), 5
+    often, rarely = (
+        sampled_gaussian_tv(*pair, rng=np.random.default_rng(seed), samples=2000, delta=delta)
+        for delta in (0.1, 1e-6)
+    )
+    assert (often.delta, rarely.delta) == (0.1, 1e-6)
+    assert often.value == rarely.value  # of the same samples
+    assert often.error < rarely.error
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-6, 1e-8])
+def test_a_law_is_inverted_to_the_tolerance(rng, tolerance):
+    pair = random_pair(rng, 12)
+    found, fine = (gaussian_tv(*pair, tolerance=t) for t in (tolerance, 1e-12))
+    assert abs(found.value - fine.value) <= found.error + fine.error
+    # rounding adds some 1e-10; what is aimed at is met to within steps of a grid
+    assert tolerance / 10 < found.error < 1.1 * tolerance
+
+
 def test_two_coordinates_are_what_a_plane_integral_says():
     """Between two roots along x; along y by the trapezoidal rule, which is exact to rounding."""
     y = np.linspace(-12, 12, 48_001)

@@ -3,7 +3,6 @@ import pytest
 from core.multisource.published import (
     FIGURE_1,
     SEEDS,
-    bound_shape,
     mean_of_seeds,
     measure,
     measure_point_by_point,
@@ -23,10 +22,6 @@ def test_point_by_point_is_the_same():
     assert measure_point_by_point(setting, SEEDS[0]) == pytest.approx(
         measure(setting, SEEDS[0]), abs=1e-6
     )
-
-
-def test_the_curves_called_theory_are_roots_of_dimensions():
-    assert bound_shape(settings()["n"][4]) == pytest.approx((0.1, 0.07745966692414834))
 
 
 def test_a_source_without_a_sample_is_refused():

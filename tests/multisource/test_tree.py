@@ -88,6 +88,13 @@ def test_a_depth_beyond_the_memory_is_refused_with_the_size(rng):
         joint(coin, D=40)
 
 
+def test_a_table_may_take_the_memory_that_it_is_given(rng):
+    tables, needed = Tables(random_tables(rng, 2, 6, 2)), 2 * 16 * 2**6
+    assert joint(tables, D=6, memory=needed).shape == (2, 2**6)
+    with pytest.raises(ValueError, match=f"give memory >= {needed}"):
+        joint(tables, D=6, memory=needed - 1)
+
+
 def test_a_level_of_another_shape_is_refused(rng):
     levels = random_tables(rng, 2, 3, 2)
     with pytest.raises(ValueError, match=r"want level 2 \[2, 4, 2\], got \[2, 3, 2\]"):

@@ -205,13 +205,13 @@ def edges(image: Tensor) -> Tensor:
     return out
 
 
-def object_points(image: Tensor, scenes: Scenes, side: int = 9) -> Tensor:
+def object_points(image: Tensor, scenes: Scenes) -> Tensor:
     """Return what points of the object look like, `[F, 3, P]`, each followed where it goes.
 
     They lie within 0.3 radii of its centre both ways. Of a video's objects with S = 24 less than a
     thousandth of a point is ground, of a triangle's corner points up to a tenth.
     """
-    at = torch.linspace(-0.3, 0.3, side)
+    at = torch.linspace(-0.3, 0.3, 9)
     v, u = torch.meshgrid(at, at, indexing="ij")
     cos, sin, r = (
         a[:, None, None] for a in (scenes.angle.cos(), scenes.angle.sin(), scenes.radius)

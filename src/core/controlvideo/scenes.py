@@ -31,6 +31,8 @@ COLOURS = {
 """Nominal RGB in [0, 1] of the words."""
 SHAPES = ("circle", "square", "triangle")
 TEXTURES = ("plain", "striped")
+NAMED = {"texture": 0.75, "colour": 0.75, "shape": 1.0, "ground": 0.3}
+"""How often a caption says what they are."""
 CONTROLS = ("edges", "depth", "segmentation", "pose")
 SHADE = 0.10
 """Half-width of what a shade adds to each channel."""
@@ -156,22 +158,17 @@ def draw(n: int, rng: np.random.Generator) -> Scenes:
     )
 
 
-def captions(
-    scenes: Scenes, rng: np.random.Generator, *, named: float = 0.75, ground: float = 0.3
-) -> list[str]:
+def captions(scenes: Scenes, rng: np.random.Generator) -> list[str]:
     """Return a caption for each scene, which names texture, colour and ground now and then.
 
     Args:
         scenes: what is seen.
         rng: decides what is named.
-        named: how often the texture, and how often the colour is.
-        ground: how often the ground's colour is.
     """
-    often = {"texture": named, "colour": named, "shape": 1.0, "ground": ground}
     out = []
     for i in range(len(scenes)):
         words = scenes.words(i)
-        kept = {name: word for name, word in words.items() if rng.random() < often[name]}
+        kept = {name: word for name, word in words.items() if rng.random() < NAMED[name]}
         out.append(caption(**kept))  # type: ignore[arg-type]
     return out
 

@@ -25,17 +25,11 @@ from core.train.seeds import generator
 CLASSES = 10
 MEAN, SD = 4.884, 6.017
 """Of all pixels, which are 0 .. 16."""
+VALIDATION, TEST = 24, 60
+"""Images of each source for early stopping, and for the test."""
 
 
-def digits(
-    sources: Sequence[int],
-    n: int | Sequence[int],
-    *,
-    seed: int,
-    run: int = 0,
-    validation: int = 24,
-    test: int = 60,
-) -> Sources:
+def digits(sources: Sequence[int], n: int | Sequence[int], *, seed: int, run: int = 0) -> Sources:
     """Return a split of the digits into sources.
 
     Images are drawn without replacement. A digit that is named several times is dealt: its sources
@@ -46,8 +40,6 @@ def digits(
         n: training images of each source, or K sizes.
         seed: of the study.
         run: within it; every run draws its own split.
-        validation: images of each source for early stopping.
-        test: images of each source for the test.
 
     Raises:
         ValueError: a digit that does not occur, sizes that are not K, or more images of a digit
@@ -56,7 +48,7 @@ def digits(
     sizes = [n] * len(sources) if isinstance(n, int | np.integer) else [int(size) for size in n]
     if len(sizes) != len(sources):
         raise ValueError(f"want one n or {len(sources)}, one a source, got {len(sizes)}")
-    held_out = validation + test
+    held_out = VALIDATION + TEST
     dealt = Counter(dict.fromkeys(sources, held_out))
     parts, images = [], {digit: _shuffled(digit, seed, run) for digit in dict.fromkeys(sources)}
     for digit, size in zip(sources, sizes, strict=True):
@@ -68,7 +60,7 @@ def digits(
                 f"{size}: there are {len(found)}, of which {held_out} are held out and "
                 f"{start - held_out} train other sources"
             )
-        parts.append((found[start : start + size], found[:validation], found[validation:held_out]))
+        parts.append((found[start : start + size], found[:VALIDATION], found[VALIDATION:held_out]))
     return Sources.labelled([str(digit) for digit in sources], parts)
 
 

@@ -28,6 +28,9 @@ from core.multisource._tensor_checks import sources_with_data
 from core.multisource.bounds import Array
 from core.multisource.gaussian_tv import equal_covariance_tv
 
+NODES = 64
+"""Of Gauss-Legendre's rule along each of two quantiles; so many leave rounding."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -132,12 +135,11 @@ def risk(errors: Tensor, setting: Setting) -> Tensor:
     return errors @ torch.from_numpy(setting.p_Y).to(errors)
 
 
-def expected(setting: Setting, nodes: int = 64) -> Expected:
+def expected(setting: Setting) -> Expected:
     """Return the expectations of R_TV, by quadrature over the chi squares and a sum over n_k.
 
     Args:
         setting: with tau = 0.
-        nodes: of Gauss-Legendre's rule along each of two quantiles; 64 leave rounding.
 
     Raises:
         ValueError: tau is not 0.
@@ -149,8 +151,8 @@ def expected(setting: Setting, nodes: int = 64) -> Expected:
     for weight, sources in zip(*np.unique(setting.p_Y, return_counts=True), strict=True):
         n_k, p = _counts(n, float(weight)) if setting.K > 1 else (np.array([n]), np.ones(1))
         p = sources * weight * p
-        single += p @ _expected_tv(d, 1 / n_k, 0, 1 / n, nodes)
-        multi += p @ _expected_tv(d1, 1 / n_k, d - d1, 1 / n, nodes)
+        single += p @ _expected_tv(d, 1 / n_k, 0, 1 / n)
+        multi += p @ _expected_tv(d1, 1 / n_k, d - d1, 1 / n)
     return Expected(float(single), float(multi))
 
 
@@ -197,21 +199,19 @@ def _counts(n: int, p: float) -> tuple[np.ndarray, np.ndarray]:
     return k[kept], prob[kept] / prob[kept].sum()
 
 
-def _expected_tv(
-    d_own: int, v_own: np.ndarray, d_shared: int, v_shared: float, nodes: int
-) -> np.ndarray:
+def _expected_tv(d_own: int, v_own: np.ndarray, d_shared: int, v_shared: float) -> np.ndarray:
     """Return E erf(|delta| / (2 sqrt 2)) for each variance of the own coordinates, `[n_k]`."""
-    own, w_own = _chi_square(d_own, nodes)
-    shared, w_shared = _chi_square(d_shared, nodes)
+    own, w_own = _chi_square(d_own)
+    shared, w_shared = _chi_square(d_shared)
     square = v_own[:, None, None] * own[:, None] + v_shared * shared
     return erf(np.sqrt(square / 8)) @ w_shared @ w_own
 
 
-def _chi_square(df: int, nodes: int) -> tuple[np.ndarray, np.ndarray]:
+def _chi_square(df: int) -> tuple[np.ndarray, np.ndarray]:
     """Return nodes and weights of a mean over a chi square, along its root."""
     if df == 0:
         return np.zeros(1), np.ones(1)
-    u, w = np.polynomial.legendre.leggauss(nodes)
+    u, w = np.polynomial.legendre.leggauss(NODES)
     low, high = (math.sqrt(f(1e-17, df)) for f in (stats.chi2.ppf, stats.chi2.isf))
     r = low + (high - low) * (u + 1) / 2
     weight = w * stats.chi.pdf(r, df)

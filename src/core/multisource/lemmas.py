@@ -22,6 +22,9 @@ from torch import Tensor
 from core.multisource._checks import at_least
 from core.multisource.ensemble import Parameters, relu_layers, relu_network, size
 
+DELTA = 1e-3
+"""By which parameters and inputs are changed."""
+
 
 class Shares(NamedTuple):
     """The largest part of each bound that a network used; above one refutes it."""
@@ -32,16 +35,13 @@ class Shares(NamedTuple):
     """Of Lemma C.5."""
 
 
-def try_lemmas(
-    sizes: list[int], rng: np.random.Generator, *, draws: int = 100, delta: float = 1e-3
-) -> Shares:
+def try_lemmas(sizes: list[int], rng: np.random.Generator, *, draws: int = 100) -> Shares:
     """Return how much of Lemmas C.4 and C.5 random networks use, and the extreme one.
 
     Args:
         sizes: of the layers, input first; L = len(sizes) - 1, W the largest.
         rng: what networks, inputs and changes are drawn from.
         draws: networks; one more has every entry at its largest.
-        delta: by which parameters and inputs are changed.
     """
     at_least(1, draws=draws, layers=len(sizes) - 1)
     L, W = len(sizes) - 1, max(sizes)
@@ -50,17 +50,17 @@ def try_lemmas(
         network = {name: p[None] for name, p in relu_layers(sizes, rng).items()}
         if draw == draws:
             network = {name: torch.ones_like(p) for name, p in network.items()}
-        moved = {name: p + delta * _signs(rng, p, draw == draws) for name, p in network.items()}
+        moved = {name: p + DELTA * _signs(rng, p, draw == draws) for name, p in network.items()}
         B, B_moved = size(network)[1], size(moved)[1]
         x = torch.from_numpy(rng.uniform(size=(1, 64, sizes[0])))
         if draw == draws:
             x = torch.ones_like(x)
-        step = delta * _signs(rng, x, draw == draws)
-        most = L * max(B, B_moved, 1) ** (L - 1) * (W + 1) ** L * delta
+        step = DELTA * _signs(rng, x, draw == draws)
+        most = L * max(B, B_moved, 1) ** (L - 1) * (W + 1) ** L * DELTA
         used.append(
             (
                 _apart(network, x, moved, x) / most,
-                _apart(network, x, network, x + step) / ((B * W) ** L * delta),
+                _apart(network, x, network, x + step) / ((B * W) ** L * DELTA),
             )
         )
     return Shares(*np.max(used, axis=0).tolist())

@@ -67,16 +67,13 @@ class Fitted(NamedTuple):
     """`[R]` largest derivative that is left, in samples: near zero at the maximum."""
 
 
-def fit(
-    block: Block, counts: Tensor, *, multi: bool, ridge: float = RIDGE, steps: int = 50
-) -> Fitted:
+def fit(block: Block, counts: Tensor, *, multi: bool, steps: int = 50) -> Fitted:
     """Return maximum-likelihood estimates of all replications.
 
     Args:
         block: the family.
         counts: `[R, K, C, O]` how often each source had each outcome in each context.
         multi: share what the block shares; else each source is fitted alone.
-        ridge: weight of |theta|^2 / 2, in samples.
         steps: Newton steps at most; each is halved as long as it loses.
 
     Raises:
@@ -89,7 +86,7 @@ def fit(
     counts = counts.to(block.features)
     sources_with_data(counts.sum((2, 3)))
     R, K = counts.shape[:2]
-    problem = _Problem(block.features, block.design(K, multi=multi), counts, ridge)
+    problem = _Problem(block.features, block.design(K, multi=multi), counts)
     theta = counts.new_zeros(R, problem.design.shape[2])
     for _ in range(steps):
         slope, curvature = problem.derivatives(theta)
@@ -104,8 +101,8 @@ def fit(
 class _Problem:
     """A concave function of theta `[R, P]`, for each replication."""
 
-    def __init__(self, features: Tensor, design: Tensor, counts: Tensor, ridge: float) -> None:
-        self.features, self.design, self.ridge = features, design, ridge
+    def __init__(self, features: Tensor, design: Tensor, counts: Tensor) -> None:
+        self.features, self.design = features, design
         self.in_context = counts.sum(3)  # [R, K, C]
         self.moment = torch.einsum("rkco,com->rkm", counts, features)
         # what the variance of features is made of: one product for all sources
@@ -120,7 +117,7 @@ class _Problem:
     def value(self, theta: Tensor) -> Tensor:
         linear = (self.natural(theta) * self.moment).sum((1, 2))
         log_Z = (self.in_context * self._logits(theta).logsumexp(3)).sum((1, 2))
-        return linear - log_Z - self.ridge / 2 * theta.square().sum(1)
+        return linear - log_Z - RIDGE / 2 * theta.square().sum(1)
 
     def derivatives(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return the slope `[R, P]` and minus the curvature `[R, P, P]`."""
@@ -133,7 +130,7 @@ class _Problem:
         slope = torch.einsum("kmp,rkm->rp", self.design, self.moment - mean.sum(2))
         H = torch.einsum("kap,rkab,kbq->rpq", self.design, own, self.design)
         eye = torch.eye(theta.shape[1]).to(theta)
-        return slope - self.ridge * theta, H + self.ridge * eye
+        return slope - RIDGE * theta, H + RIDGE * eye
 
     def damping(self, theta: Tensor, step: Tensor) -> Tensor:
         """Return the longest of 1, 1/2, 1/4, .. along each step that does not lose, `[R]`."""

@@ -73,18 +73,17 @@ class LogLinear:
             found.append(fit(block, of_prefix, multi=multi).theta)
         return self.probabilities(torch.cat(found, dim=2))
 
-    def law(self, theta: Tensor, *, multi: bool, weights: Tensor | None = None) -> FisherLaw:
-        """Return the Fisher law of the estimate at a truth.
+    def law(self, theta: Tensor, *, multi: bool) -> FisherLaw:
+        """Return the Fisher law of the estimate at a truth, from sources alike.
 
         Args:
             theta: `[K, m]` natural parameters of the truth.
             multi: share what is shared; else each source is fitted alone.
-            weights: `[K]` share of each source; None for sources alike.
         """
         K, m = theta.shape
         whole = Block(theta.new_zeros(1, 1, m), self.shared)
         design = whole.design(K, multi=multi)
-        return fisher_law(self.probabilities(theta), self.scores(theta), design, weights)
+        return fisher_law(self.probabilities(theta), self.scores(theta), design)
 
     def _parts(self, theta: Tensor) -> tuple[Tensor, ...]:
         return theta.split([block.features.shape[2] for block in self.blocks], dim=-1)

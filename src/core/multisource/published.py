@@ -9,7 +9,6 @@ Source: arXiv:2502.14583, Section 5.1 and Figure 1: d = 10, sources alike, phi_k
 psi = 0.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -126,12 +125,6 @@ TABLE_6 = {
     "multi": (0.1922, 0.3530, 0.5068, 0.5747, 0.6289),
 }
 """By tokens, K = 3, n = 10,000."""
-
-
-def bound_shape(setting: Setting) -> Measured:
-    """Return what the figure draws as theory: sqrt(dim / n), without constant and logarithm."""
-    K, d, d1, n = setting.K, setting.d, setting.d1, setting.n
-    return Measured(math.sqrt(K * d / n), math.sqrt(((K - 1) * d1 + d) / n))
 
 
 def _estimates(setting: Setting, seed: int) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:

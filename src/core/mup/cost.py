@@ -11,7 +11,6 @@ in `core.mup.published`, each with its source; the paper's text was not read.
 A multiply-add is two operations here; what papers on images call Gflops are multiply-adds.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -123,11 +122,6 @@ def speedup(at: float, fid: float | None = None) -> Speedup:
     return Speedup(
         at, goal, at / reached(mup, goal), at / reached(mup, slow), at / reached(mup, fast)
     )
-
-
-def speedups(at: Sequence[float] = (0.8, 1.2, 1.6, 2.0, 2.4, 7.0)) -> list[Speedup]:
-    """Return `speedup` for each of these, in millions of iterations of the baseline."""
-    return [speedup(millions) for millions in at]
 
 
 @dataclass(frozen=True)

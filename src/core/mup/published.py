@@ -16,9 +16,6 @@ from typing import NamedTuple
 
 LOG2_RATES: tuple[int, ...] = (-13, -12, -11, -10, -9)
 """Base-2 logarithms of the base learning rates of every sweep (script)."""
-LOG2_OUTPUT_MULTIPLIERS: tuple[int, ...] = (-6, -4, -2, 0, 2, 4, 6)
-"""Output multipliers that `DiT/create_npz.py` lists beside the learning rates, at batch 128: 35
-pairs. The script lists them; which were run, and what came out, is not public."""
 
 
 class Setting(NamedTuple):
@@ -105,7 +102,6 @@ class FinalRun(NamedTuple):
     log2_rate: int = -10
     epochs: int = 480
     baseline_epochs: int = 1400
-    baseline_rate: float = 1e-4
     images: int = 1_281_167
     """Training images of ImageNet-1k (arXiv:1409.0575v3)."""
 
@@ -157,9 +153,6 @@ class MMDiT(NamedTuple):
     """What tuning by hand is said to cost, in trainings of the target; in one of two notes."""
     claimed_share: float = 0.03
     """Of the cost of tuning by hand, as the abstract prints it."""
-    tuned: tuple[str, ...] = ("learning rate", "gradient clip", "REPA weight", "warm-up")
-    best_clip: float = 1.0
-    """The customary value is 0.1. The other three optima and all ranges are not public."""
 
 
 MMDIT_18B = {
@@ -168,8 +161,6 @@ MMDIT_18B = {
     "human alignment accuracy": (0.703, 0.715),
 }
 """One run each (note: two)."""
-COORDINATE_CHECK_WIDTHS: tuple[int, ...] = tuple(72 * k for k in (1, 4, 7, 10, 13, 16, 19))
-"""Widths of the authors' own coordinate checks, 4 steps of AdamW at 1e-3, 3 seeds (script)."""
 
 
 def sweeps(panel: str) -> tuple[Sweep, ...]:

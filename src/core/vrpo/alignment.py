@@ -8,7 +8,7 @@ depends on n: both are known here, at one and the same policy.
 
 import copy
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -97,9 +97,8 @@ def align(
     steps: int = 100,
     batch: int = 16,
     learning_rate: float = 3e-4,
-    recipe: Recipe | None = None,
 ) -> tuple[MaskedDiffusionLM, Outcome]:
-    """Train a copy of the reference, and judge it exactly.
+    """Train a copy of the reference by the paper's recipe, and judge it exactly.
 
     Args:
         world: reference and pairs.
@@ -108,19 +107,18 @@ def align(
         steps: updates.
         batch: pairs an update.
         learning_rate: of AdamW, falling along a cosine.
-        recipe: all else, the paper's where None.
 
     Returns:
         The policy, and what it came to.
     """
     used = design or Design(2**DIGITS - 1)
-    recipe = replace(
-        recipe or Recipe(steps, at_once=None),
-        steps=steps,
+    recipe = Recipe(
+        steps,
         batch=batch,
         design=used,
         learning_rate=learning_rate,
         warmup=steps // 20,
+        at_once=None,
         seed=seed,
     )
     policy = copy.deepcopy(world.reference)

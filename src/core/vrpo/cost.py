@@ -23,8 +23,6 @@ LLADA_8B = Config(
     vocab_size=126_464, d_model=4096, n_layers=32, n_heads=32, mlp_hidden=12_288, mask_id=126_336
 )
 """The sizes that costs depend on (arXiv:2505.19223v2, Table 3); a checkpoint brings its own."""
-LOGIT_BYTES = 4
-"""Of one logit in float32, as a full-logits loss holds them."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +123,3 @@ class Cost:
         kept = 1 - self.trained + (self.reference_passes and self.reference_copy)
         each = self.trained * trained + kept * self.bytes_per_number
         return self.parameters * each + at_once * self.activations
-
-    @property
-    def logits_avoided(self) -> float:
-        """Return the bytes of float32 logits of one sequence that the fused head never holds."""
-        return (self.prompt + self.response) * self.config.vocab_size * LOGIT_BYTES

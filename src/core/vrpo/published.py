@@ -4,11 +4,9 @@ Everything here is copied from arXiv:2505.19223v2 (its tables in Section 4 and A
 arithmetic on it. Nothing was measured by us.
 """
 
-from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from core.vrpo.draws import Design
 
@@ -25,26 +23,10 @@ TASKS: tuple[str, ...] = (
 )
 
 
-class Model(NamedTuple):
-    """Table 3: LLaDA 8B."""
-
-    layers: int = 32
-    width: int = 4096
-    heads: int = 32
-    mlp: int = 12_288
-    vocabulary: int = 126_464
-    parameters: float = 8.02e9
-    without_embedding: float = 6.98e9
-
-    @property
-    def body(self) -> int:
-        """Return the parameters of the blocks' matrices."""
-        return self.layers * (4 * self.width**2 + 3 * self.width * self.mlp)
-
-    @property
-    def embeddings(self) -> int:
-        """Return those of embedding and head, which are two matrices."""
-        return 2 * self.vocabulary * self.width
+H100_PEAK = 989e12
+"""Dense bfloat16 FLOP/s."""
+PARAMETERS = 8.02e9
+"""Of LLaDA 8B (Table 3); its sizes are `core.vrpo.cost.LLADA_8B`."""
 
 
 class Training(NamedTuple):
@@ -55,7 +37,6 @@ class Training(NamedTuple):
     beta: float = 0.2
     supervised: float = 0.05
     learning_rate: float = 5e-7
-    warmup_steps: int = 15
     n: int = 8
     h100_hours: float = 405.0
     pretraining_tokens: float = 2.3e12
@@ -114,10 +95,6 @@ class Seeds(NamedTuple):
     """Lower end of the 95 % interval."""
     high: float
 
-    def half_width(self, seeds: int = 3) -> float:
-        """Return Student's half-width of the interval from the deviation."""
-        return float(stats.t.ppf(0.975, seeds - 1)) * self.deviation / sqrt(seeds)
-
 
 TABLE_5 = {
     "GSM8K": Seeds(82.9, 0.6, 81.4, 84.3),
@@ -129,8 +106,6 @@ TABLE_5 = {
 }
 PRETRAINING_HOURS = 130_000.0
 """H800-hours of LLaDA's pre-training, as arXiv:2502.09992 reports them."""
-EOS_ZERO_HUMANEVAL = (47.6, 49.4)
-"""LLaDA Instruct before and after the end token's confidence is set to zero (Appendix D.4)."""
 
 
 def cell(n_t: int, n_y: int = 1, *, shared: bool = True) -> Row:
@@ -150,11 +125,6 @@ class Forced(NamedTuple):
     low: float
     high: float
     printed: float
-
-    @property
-    def consistent(self) -> bool:
-        """Tell whether the printed value is within, a tenth being granted for rounding."""
-        return 0.9 * self.low <= self.printed <= 1.1 * self.high
 
 
 def forced_variances() -> dict[str, Forced]:
@@ -203,11 +173,6 @@ def split_under_noise(noise: float, rng: np.random.Generator, runs: int = 2000) 
     return np.stack([np.linalg.lstsq(M / v[:, None], np.ones(len(v)), rcond=None)[0] for v in V])
 
 
-def implied_correlation() -> float:
-    """Return Corr(B_theta, B_ref) that Table 2 implies *if* both have one variance: 1 - ratio."""
-    return 1 - cell(4).score / cell(4, shared=False).score
-
-
 def decided_by_seeds() -> list[str]:
     """Return the tasks of Table 5 whose printed interval lies above LLaDA Instruct's result."""
     base = dict(zip(TASKS, TABLE_1["LLaDA Instruct"], strict=True))
@@ -220,12 +185,11 @@ def gains() -> dict[str, float]:
     return {t: round(b - a, 1) for t, a, b in zip(TASKS, before, after, strict=True)}
 
 
-def compute_share(utilisation: float = 0.4, peak: float = 989e12) -> float:
+def compute_share(utilisation: float) -> float:
     """Return training FLOP as a share of pre-training's, 6 parameters a token.
 
     Args:
-        utilisation: of the GPU's peak, which the paper does not state.
-        peak: dense bfloat16 FLOP/s of an H100.
+        utilisation: of an H100's peak, which the paper does not state.
     """
-    spent = Training().h100_hours * 3600 * utilisation * peak
-    return spent / (6 * Model().parameters * Training().pretraining_tokens)
+    spent = Training().h100_hours * 3600 * utilisation * H100_PEAK
+    return spent / (6 * PARAMETERS * Training().pretraining_tokens)

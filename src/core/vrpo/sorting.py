@@ -27,7 +27,7 @@ CONFIG = Config(
 )
 WRITE = Sampling(DIGITS, DIGITS, DIGITS, stop_at_eos=False)
 """One token a step, the most confident first."""
-PROMPTS, MASKS, ANSWERS, INIT = range(4)
+PROMPTS, MASKS = range(2)
 """What a key's second number names."""
 
 
@@ -71,9 +71,9 @@ def prompts(count: int, seed: int, draw: int = 0) -> Tensor:
     return torch.from_numpy(digits)
 
 
-def pretrained(seed: int, *, steps: int, batch: int, lr: float = 3e-3) -> MaskedDiffusionLM:
+def pretrained(seed: int, *, steps: int, batch: int) -> MaskedDiffusionLM:
     """Return a model trained on right answers by the fixed-count form, one mask each."""
-    model = MaskedDiffusionLM.initialised(CONFIG, seed)
+    model, lr = MaskedDiffusionLM.initialised(CONFIG, seed), 3e-3
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
     for step in range(steps):

@@ -2,7 +2,8 @@ r"""The statements of the paper as functions, constants included, and sharper on
 
 The loss is -f(s_hat) with f = log sigma, and s_hat an unbiased estimate of the score s. Its
 variance V rules everything: how far the loss strays (Theorems 1 to 3), how far its gradient does
-(Theorem 4); and V itself is ruled by how the sampling budget is spent (Lemma 5, Propositions 1, 2).
+(Theorem 4); and V itself is ruled by how the sampling budget is spent (Proposition 2; Lemma 5
+is `core.vrpo.exact.VarianceSplit.estimate`).
 
 "The paper" is arXiv:2505.19223v2. What is marked *ours* is proved in the chapter and not printed
 there. Two words: what Theorems 1, 2 and 4 bound is a mean absolute deviation, E|loss_hat - loss|,
@@ -109,16 +110,6 @@ def sharing_gain(
     """
     deviations = np.sqrt(np.multiply(policy, reference, dtype=float))
     return 2 * beta**2 * (np.asarray(correlation) * deviations).sum(axis=-1)
-
-
-def estimate_variance(V_t: ArrayLike, V_y: ArrayLike, n_t: int, n_y: int = 1) -> Array:
-    """Return V_t / n_t + V_y / (n_t n_y) (Lemma 5), for an ELBO or, traces, its gradient."""
-    return np.asarray(V_t, dtype=float) / n_t + np.asarray(V_y, dtype=float) / (n_t * n_y)
-
-
-def best_allocation(n: int) -> tuple[int, int]:
-    """Return (n_t, n_y) = (n, 1), the best way to spend n masks (Propositions 1 and 5)."""
-    return n, 1
 
 
 def gradient_bound(beta: float, C: ArrayLike) -> Array:
