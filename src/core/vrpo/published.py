@@ -4,12 +4,11 @@ Everything here is copied from arXiv:2505.19223v2 (its tables in Section 4 and A
 arithmetic on it. Nothing was measured by us.
 """
 
-from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
+from core.stats import half_width
 from core.vrpo.draws import Design
 
 TASKS: tuple[str, ...] = (
@@ -116,7 +115,7 @@ class Seeds(NamedTuple):
 
     def half_width(self, seeds: int = 3) -> float:
         """Return Student's half-width of the interval from the deviation."""
-        return float(stats.t.ppf(0.975, seeds - 1)) * self.deviation / sqrt(seeds)
+        return half_width(self.deviation, seeds)
 
 
 TABLE_5 = {
