@@ -15,7 +15,10 @@ from sphinx.config import Config
 
 from core.batch.circumstances import date, duration, machine
 
-BOOTSTRAP = "!git clone --depth 1 {} papers && pip install './papers[all]'", "%cd papers/src"
+BOOTSTRAP = (
+    "!git clone --depth 1 {} papers && pip install './papers[all]'",
+    "%cd papers/src",
+)
 """In a clone: some pages show measurements that stand beside the book."""
 
 

@@ -9,7 +9,6 @@ A quantity whose name begins with `ratio` is a multiple and is set off. The resu
 and written with their provenance to `_build/bench/<room>.json` below the current folder.
 """
 
-import json
 import time
 from collections.abc import Mapping
 from importlib import import_module
@@ -21,6 +20,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from core.files import write_json
 from core.provenance import provenance
 
 HERE = Path(__file__).parent
@@ -78,7 +78,7 @@ def main(names: tuple[str, ...]) -> None:
         for comparison, quantities in outcome["results"].items():
             console.print(as_table(comparison, quantities))
         path = folder / f"{name}.json"
-        path.write_text(json.dumps(outcome, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, outcome)
         console.print(f"{outcome['seconds']} s, {path}")
 
 

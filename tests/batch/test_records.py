@@ -1,7 +1,6 @@
 """The record on disk: valid, whole or absent, comparable."""
 
 import json
-import os
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -47,23 +46,6 @@ def test_results_are_compared_without_their_circumstances(once):
     later = {**good, "started": "2000-01-01T00:00:00Z", "seconds": 9, "cells": []}
     assert records.result_of(later) == records.result_of(good)
     assert records.result_of({**good, "warnings": ["w"]}) != records.result_of(good)
-
-
-def test_files_that_belong_together_are_replaced_together(tmp_path):
-    first, second = tmp_path / "a.txt", tmp_path / "missing" / "b.txt"
-    first.write_text("old")
-    with pytest.raises(OSError, match="No such file"):
-        records.write_all({first: "new", second: "new"})
-    assert first.read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
-
-
-def test_sweeping_spares_the_living_and_what_is_no_part(tmp_path):
-    names = ["a.part.999999999.json", f"a.part.{os.getpid()}.json", "a.part.x.json", "a.json"]
-    for name in names:
-        (tmp_path / name).write_text("")
-    records.sweep(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\udcff"])

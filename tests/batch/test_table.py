@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 from tiny_book import batch
 
 from core.batch.chapters import Refused
-from core.batch.plot import groups_of, mean, plot_shares, plot_values, share
+from core.batch.plot import BLUE, groups_of, mean, plot_shares, plot_values, share
 from core.batch.table import as_csv, numbers_in, rows_of, write_table
 
 
@@ -124,7 +124,7 @@ def test_the_interval_of_a_share_is_wilsons(rows):
 def test_the_interval_of_a_mean_is_students():
     half = stdtrit(2, 0.975) * 1.0 / math.sqrt(3)  # the standard deviation of 10, 11, 12 is one
     assert mean([10.0, 11.0, 12.0]) == pytest.approx((11.0, 11.0 - half, 11.0 + half))
-    assert mean([3.5]) == (3.5, 3.5, 3.5)
+    assert mean([3.5]) == (3.5, -math.inf, math.inf)
     assert mean([3.5, 3.5]) == (3.5, 3.5, 3.5)
 
 
@@ -137,6 +137,15 @@ def test_figures_show_what_was_computed(rows):
     (axes,) = plot_values(rows, "tiny-e1").axes
     dots = [np.array(line.get_xdata()) for line in axes.lines if line.get_color() == "black"]
     assert np.array(dots).tolist() == [[10.0, 11.0, 12.0], [20.0, 21.0, 22.0]]
+
+
+def test_a_mean_of_one_run_is_not_drawn_as_if_it_were_sure(rows):
+    less = [row for row in rows if row["parameter.rate"] == 1.0 or row["seed"] == 0]
+    for drawn, styles in ((rows, ["full", "full"]), (less, ["full", "none"])):
+        figure = plot_values(drawn, "tiny-e1")
+        blue = [line for line in figure.axes[0].lines if line.get_color() == BLUE]
+        assert [line.get_fillstyle() for line in blue if line.get_marker() == "o"] == styles
+        assert ("hollow: of one run" in figure.get_supxlabel()) == ("none" in styles)
 
 
 def test_a_claim_that_is_not_there_is_refused(rows):

@@ -1,4 +1,4 @@
-"""A run's folder: how a run ends is told, and a result is whole or not there.
+"""A run's folder: how a run ends is told, and what is of another run is refused.
 
 That nothing of another run is touched is in `tests/vrpo/test_resume.py`, by the command.
 """
@@ -75,24 +75,6 @@ def test_the_record_of_another_command_is_refused(folder):
     other.tell(record("done", 0, None))
     with pytest.raises(ValueError, match=r"run\.json is not what this command writes"):
         folder.check({"seed": 0}, done=0, steps=1)
-
-
-def test_a_result_is_whole_or_not_there(folder):
-    (folder.out / ".model.12.partial").mkdir()
-
-    def write(fails):
-        with folder.whole_result() as new:
-            new.mkdir()
-            (new / "weights").write_text("all of it")
-            if fails:
-                raise ValueError("on the way")
-
-    with pytest.raises(ValueError, match="on the way"):
-        write(fails=True)
-    assert list(folder.out.iterdir()) == []
-    write(fails=False)
-    assert [path.name for path in folder.out.iterdir()] == ["model"]
-    assert (folder.result / "weights").read_text() == "all of it"
 
 
 def test_what_has_the_name_of_a_result_is_refused(tmp_path):

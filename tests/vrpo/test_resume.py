@@ -86,16 +86,17 @@ def test_a_file_of_another_origin_is_not_written_over(here, capsys, name, more):
 
 def test_only_what_a_killed_run_left_is_removed(here):
     out = here / "out"
-    ours = ["run.json.part.12", "log.jsonl.part.7", "checkpoints/step-00000001.pt.part.3"]
-    mine = ["a.part.txt", "book.part.1", "run.json.part.old", "checkpoints/step-1.pt.part.x"]
+    dead = f"part.{999_999_999}"
+    ours = [f"run.{dead}.json", f"log.{dead}.jsonl", f"checkpoints/step-00000001.{dead}.pt"]
+    mine = ["a.part.txt", f"book.{dead}", "run.part.old.json", f"checkpoints/step-1.{dead}.pt"]
     for name in (*ours, *mine):
         write(out / name, 1)
     (out / "x.part.dir").mkdir()
-    (out / ".model.12.partial").mkdir()
-    (out / ".model.mine.partial").mkdir()
+    (out / f"model.{dead}").mkdir()
+    (out / "model.part.mine").mkdir()
     assert train("--steps 1") == 0
-    assert not any((out / name).exists() for name in (*ours, ".model.12.partial"))
-    assert all((out / name).exists() for name in (*mine, "x.part.dir", ".model.mine.partial"))
+    assert not any((out / name).exists() for name in (*ours, f"model.{dead}"))
+    assert all((out / name).exists() for name in (*mine, "x.part.dir", "model.part.mine"))
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from core.batch.parameters import DEFAULT_SCALE, defaults_of
 from core.batch.reach import library_hashes
 from core.batch.records import Record
 from core.batch.trace import Tell, Trace, stopped
+from core.files import part_of, sweep, write_all
 from core.provenance import provenance
 
 STOPPED = "KeyboardInterrupt caught in kernel"  # a kernel is interrupted when it is no more needed
@@ -90,7 +91,7 @@ def open_folder(out: Path) -> None:
         tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
         raise Refused(f"cannot write to {out}: {error.strerror}") from error
-    records.sweep(out)
+    sweep(out, r".+\.(ipynb|json)")
 
 
 def execute(job: Job, tell: Tell = lambda done, total: None) -> Record:
@@ -125,7 +126,7 @@ def execute(job: Job, tell: Tell = lambda done, total: None) -> Record:
         if not isinstance(error, Exception):
             raise
     finally:
-        records.part_of(job.notebook).unlink(missing_ok=True)
+        part_of(job.notebook).unlink(missing_ok=True)
     return record
 
 
@@ -167,7 +168,7 @@ def _papermill(job: Job, trace: Trace) -> NotebookNode:
         executed = papermill.execute_notebook(
             copy.deepcopy(job.chapter.source),  # it is changed in place
             # papermill formats the path with the parameters: braces in it are to be kept
-            re.sub(r"[{}]", r"\g<0>\g<0>", str(records.part_of(job.notebook).resolve())),
+            re.sub(r"[{}]", r"\g<0>\g<0>", str(part_of(job.notebook).resolve())),
             job.given,
             cwd=job.chapter.script.parent,
             progress_bar=False,
@@ -219,7 +220,7 @@ def _findings(notebook: NotebookNode | None, trace: Trace, began: float) -> Reco
 def _keep(job: Job, executed: NotebookNode, record: Record) -> None:
     """Give the result its name, notebook and record together."""
     notebook = nbformat.writes(nb.normalise(executed)) + "\n"
-    records.write_all({job.notebook: notebook, job.record: records.text_of(record)})
+    write_all({job.notebook: notebook, job.record: records.text_of(record)})
 
 
 def _keep_failed(job: Job, partial: NotebookNode | None, record: Record) -> None:
@@ -230,12 +231,12 @@ def _keep_failed(job: Job, partial: NotebookNode | None, record: Record) -> None
         texts[notebook] = nbformat.writes(nb.without_banners(partial)) + "\n"
     for path, text in texts.items():
         with contextlib.suppress(OSError):
-            records.write_all({path: text})
+            write_all({path: text})
 
 
 def _partial(job: Job) -> NotebookNode | None:
     """Return what papermill had saved, None if it is torn, as on a full disk."""
     try:
-        return nbformat.read(records.part_of(job.notebook), as_version=4)
+        return nbformat.read(part_of(job.notebook), as_version=4)
     except (OSError, ValueError):
         return None

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import IO
 
 from core.batch.chapters import Refused
-from core.batch.records import part_of
 from core.batch.results import DONE, Results
+from core.files import write_bytes
 
 
 class Folder(Results):
@@ -36,15 +36,10 @@ class Folder(Results):
             return None
 
     def write(self, path: str, data: bytes) -> None:
-        """Write a file under a temporary name, and rename it."""
+        """Write a file, whole or not at all."""
         whole = self._path(path)
-        part = part_of(whole)
         whole.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_bytes(data)
-            os.replace(part, whole)
-        finally:
-            part.unlink(missing_ok=True)
+        write_bytes(whole, data)
 
     def put(self, scratch: Path, room: str, key: str) -> None:
         """Rename the folder into a room."""

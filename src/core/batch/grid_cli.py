@@ -16,13 +16,13 @@ from core.batch.grid import Block, Part, plan, read_grid, tasks_of, typed_grid
 from core.batch.options import jobs_option, pairs_option, shown, timeout_option
 from core.batch.parameters import DEFAULT_SCALE
 from core.batch.progress import ShowTasks
-from core.batch.records import write_all
 from core.batch.refresh import write_pages
 from core.batch.results import Results
 from core.batch.storage import results_at
 from core.batch.table import Row, as_csv, rows_of, write_table
 from core.batch.task import Orders
 from core.batch.trace import told
+from core.files import write_all
 
 PLACE = Path("_build", "grid")
 all_option = click.option(

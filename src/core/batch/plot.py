@@ -1,13 +1,14 @@
 """Claims over seeds, as figures: how often a verdict comes out, and by how much a value varies."""
 
-import statistics
 from itertools import groupby
+from math import isfinite
 from typing import TYPE_CHECKING, NamedTuple
 
 from scipy import stats
 
 from core.batch.chapters import Refused
 from core.batch.table import Row, numbers_in
+from core.stats import student
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,11 +18,16 @@ BLUE = "#0072B2"
 
 
 class Estimate(NamedTuple):
-    """A mean with its 95 % interval."""
+    """A mean with its 95 % interval; of one value that has no ends."""
 
     at: float
     low: float
     high: float
+
+    @property
+    def open(self) -> bool:
+        """Return whether nothing is known of how sure it is."""
+        return not isfinite(self.high - self.low)
 
 
 class Group(NamedTuple):
@@ -53,14 +59,9 @@ def share(rows: list[Row]) -> Estimate:
 
 
 def mean(values: list[float]) -> Estimate:
-    """Return the mean with Student's interval; of one value, no interval."""
-    at = statistics.fmean(values)
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    if not spread:
-        return Estimate(at, at, at)
-    error = spread / len(values) ** 0.5
-    low, high = stats.t.interval(CONFIDENCE, len(values) - 1, loc=at, scale=error)
-    return Estimate(at, float(low), float(high))
+    """Return the mean with Student's interval."""
+    found = student(values, CONFIDENCE)
+    return Estimate(found.mean, found.low, found.high)
 
 
 def plot_shares(rows: list[Row]) -> "Figure":
@@ -77,6 +78,8 @@ def plot_shares(rows: list[Row]) -> "Figure":
 def plot_values(rows: list[Row], claim: str, number: int | None = None) -> "Figure":
     """Draw a number of what came out for one claim: each seed, and their mean.
 
+    A mean of one run is hollow: it has no interval.
+
     Args:
         rows: of the table.
         claim: its id.
@@ -91,12 +94,15 @@ def plot_values(rows: list[Row], claim: str, number: int | None = None) -> "Figu
         raise Refused(f"no run has the claim {claim!r}: there are {known}")
     found = [[number_of(claim, r["here"], number) for r in group.rows] for group in groups]
     labels = [group.label or group.rows[0]["scale"] for group in groups]
-    figure = _intervals([mean(values) for values in found], labels)
+    means = [mean(values) for values in found]
+    figure = _intervals(means, labels)
     (axes,) = figure.axes
     for height, values in enumerate(found):
         axes.plot(values, [height] * len(values), "o", color="black", alpha=0.3, markersize=4)
     which = claim if number is None else f"{claim}, number {number}"
-    figure.supxlabel(f"{which}: each run, and their mean with 95 % interval", size="medium")
+    hollow = " (hollow: of one run, none)" if any(each.open for each in means) else ""
+    told = f"{which}: each run, and their mean with 95 % interval{hollow}"
+    figure.supxlabel(told, size="medium")
     return figure
 
 
@@ -120,9 +126,10 @@ def _intervals(estimates: list[Estimate], labels: list[str]) -> "Figure":
 
     figure = Figure(figsize=(7, 1.2 + 0.3 * len(labels)), layout="constrained")
     axes = figure.subplots()
-    for height, (at, low, high) in enumerate(estimates):
-        axes.plot([low, high], [height, height], color=BLUE, linewidth=2)
-        axes.plot(at, height, "o", color=BLUE)
+    for height, each in enumerate(estimates):
+        if not each.open:
+            axes.plot([each.low, each.high], [height, height], color=BLUE, linewidth=2)
+        axes.plot(each.at, height, "o", color=BLUE, fillstyle="none" if each.open else "full")
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)

@@ -1,16 +1,13 @@
 """The record beside a notebook: what ran, where it came from, what it found.
 
-`record.schema.json` says what each field means; other tools may rely on it. Files are written
-under a temporary name and renamed, so that a name without `.part.` is always a whole file.
+`record.schema.json` says what each field means; other tools may rely on it.
 """
 
 import json
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import psutil
 from jsonschema import Draft202012Validator
 
 Record = dict[str, Any]
@@ -78,34 +75,5 @@ def result_of(record: Record) -> Record:
     return {key: value for key, value in record.items() if key not in CIRCUMSTANCES}
 
 
-def part_of(path: Path) -> Path:
-    """Return the temporary name under which this process writes `path`."""
-    return path.with_name(f"{path.stem}.part.{os.getpid()}{path.suffix}")
-
-
-def write_all(texts: dict[Path, str]) -> None:
-    """Write several files that belong together: all under temporary names first, then rename.
-
-    Raises:
-        OSError: a file could not be written; none of them was replaced then.
-    """
-    try:
-        for path, text in texts.items():
-            part_of(path).write_text(text, encoding="utf-8")
-        for path in texts:
-            os.replace(part_of(path), path)
-    finally:
-        for path in texts:
-            part_of(path).unlink(missing_ok=True)
-
-
 def _evidence_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.json"))
-
-
-def sweep(folder: Path) -> None:
-    """Remove the temporary files of processes that are no more."""
-    for path in folder.glob("*.part.*.*"):
-        pid = path.name.split(".")[-2]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from core.batch import claims_page, records
 from core.batch import notebook as nb
 from core.batch.chapters import Chapter
 from core.batch.execute import Job
+from core.files import write_all
 
 
 def install(job: Job, notebook: Path) -> bool:
@@ -29,7 +30,7 @@ def install(job: Job, notebook: Path) -> bool:
     if same and notebook.is_file() and notebook.read_text(encoding="utf-8") == text:
         return False
     notebook.parent.mkdir(parents=True, exist_ok=True)
-    records.write_all({notebook: text, beside: records.text_of(fresh)})
+    write_all({notebook: text, beside: records.text_of(fresh)})
     return True
 
 
@@ -55,7 +56,7 @@ def reprint(chapter: Chapter, notebook: Path) -> bool:
         return False
     again = nb.with_prose(executed, chapter.source)
     record |= {"title": chapter.title, "figures": nb.figures_in(again)}
-    records.write_all({notebook: nbformat.writes(again) + "\n", beside: records.text_of(record)})
+    write_all({notebook: nbformat.writes(again) + "\n", beside: records.text_of(record)})
     return True
 
 
@@ -63,5 +64,5 @@ def write_pages(book: Path, chapters: Iterable[Chapter]) -> list[Path]:
     """Write the pages made from the records in `book`; return those whose text changed."""
     due = claims_page.generated(book, chapters)
     changed = [p for p, text in due.items() if not p.is_file() or p.read_text("utf-8") != text]
-    records.write_all({path: due[path] for path in changed})
+    write_all({path: due[path] for path in changed})
     return changed

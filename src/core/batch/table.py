@@ -3,14 +3,14 @@
 import csv
 import io
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from core.batch.chapters import Refused
-from core.batch.records import Record, part_of
+from core.batch.records import Record
+from core.files import replace, write_text
 
 Row = dict[str, Any]
 FIRST = ("chapter", "scale", "seed")
@@ -72,19 +72,16 @@ def write_table(rows: list[Row], path: Path, columns: list[str] | None = None) -
     Raises:
         Refused: it ends in something else, or Parquet cannot be written here.
     """
-    part = part_of(path)
+    columns = columns or columns_of(rows)
     try:
         if path.suffix == ".csv":
-            part.write_text(as_csv(rows, columns), encoding="utf-8")
+            write_text(path, as_csv(rows, columns))
         elif path.suffix == ".parquet":
-            _write_parquet(rows, part, columns or columns_of(rows))
+            replace(path, lambda part: _write_parquet(rows, part, columns))
         else:
             raise Refused(f"{path}: a table is .csv or .parquet")
-        os.replace(part, path)
     except OSError as error:
         raise Refused(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _write_parquet(rows: list[Row], path: Path, names: list[str]) -> None:

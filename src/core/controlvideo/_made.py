@@ -14,7 +14,8 @@ from core.controlvideo.checkpoint import Checkpoint, find
 from core.controlvideo.norms import Norm
 from core.controlvideo.tuning import Trained
 from core.controlvideo.video import ALL, Fit, Pick, Video, check_size, read
-from core.train.checkpoint import plain, write_json
+from core.files import write_json
+from core.train.checkpoint import plain
 
 FILE = "edit.json"
 ALL_FRAMES = 0

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from core.controlvideo._made import Made, Scene
 from core.controlvideo.pipeline import ControlVideoPipeline
 from core.controlvideo.tuning import Recipe, Tuner
+from core.files import whole_folder
 from core.provenance import provenance
 from core.train.checkpoint import checkpoints, plain
 from core.train.folder import Folder
@@ -83,7 +84,7 @@ class Tuning:
     def _write(self) -> None:
         if self.folder.result.exists():
             return
-        with self.folder.whole_result() as new:
+        with whole_folder(self.folder.result) as new:
             try:
                 self.pipe.adapter.save_pretrained(new)
             except SafetensorError as error:  # what it makes of a full disk

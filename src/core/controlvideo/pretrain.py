@@ -14,7 +14,6 @@ interrupted is. What is random is named by (seed, stage, step).
 import csv
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -34,8 +33,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from core.controlvideo import scenes as scene
 from core.controlvideo import small
 from core.controlvideo.metrics import score
+from core.files import whole_folder, write_json
 from core.provenance import provenance
-from core.train.checkpoint import write_json
 from core.train.progress import Show
 from core.train.seeds import generator
 
@@ -245,11 +244,10 @@ class Run:
 
     def keep(self, model: Any, name: str) -> None:
         """Write a part of the checkpoint in half precision, whole or not at all."""
-        part = self.out / f"{name}.part"
-        for old in (part, self.out / name):
-            shutil.rmtree(old, ignore_errors=True)
-        model.half().save_pretrained(part)
-        part.rename(self.out / name)
+        path = self.out / name
+        path.parent.mkdir(exist_ok=True)
+        with whole_folder(path, over=True) as new:
+            model.half().save_pretrained(new)
         model.float()
 
     def card(self) -> None:

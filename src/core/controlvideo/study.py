@@ -11,7 +11,6 @@ from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from core.controlvideo import scenes as scene
@@ -21,6 +20,7 @@ from core.controlvideo.metrics import Score, score
 from core.controlvideo.norms import Norm
 from core.controlvideo.pipeline import ControlVideoPipeline, Start
 from core.controlvideo.tuning import Recipe, Trained, tune
+from core.stats import student
 from core.train.seeds import generator
 
 
@@ -310,12 +310,14 @@ def difference(a: np.ndarray, b: np.ndarray) -> Difference:
     Args:
         a: `[cases, seeds]`; seeds of one case are averaged first, they share the video.
         b: `[cases, seeds]`, of the same cases and seeds.
+
+    Raises:
+        ValueError: fewer than two cases, which have no spread.
     """
     each = (a - b).mean(1)
     if len(each) < 2:
         raise ValueError(f"want at least two cases for an interval, got {len(each)}")
-    half = stats.t.ppf(0.975, len(each) - 1) * stats.sem(each)
-    return Difference(float(each.mean()), float(half))
+    return Difference(*student(each))
 
 
 def referred(case: Case, rng: np.random.Generator, images: int = 4) -> tuple[Tensor, scene.Scenes]:

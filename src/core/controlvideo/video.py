@@ -12,12 +12,9 @@ Source: thu-ml/controlvideo at 23b6b0b, `dataset.py`.
 Symbols: `N` frames of a file, `F` frames of a video, `H`, `W` its sides in pixels.
 """
 
-import glob
 import io
 import json
-import os
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -32,7 +29,7 @@ from torch import Tensor
 
 from core.controlvideo._films import FILMS, RATE, first_line, gif, mp4, of_film
 from core.controlvideo._places import BY, MANIFEST, PICTURES, check_target, told_by
-from core.train.checkpoint import flush, replace, sweep
+from core.files import sweep, whole_folder, write_bytes
 
 RATED = re.compile(r"(?=0*\.?0*[1-9])\d{1,20}(\.\d{1,20}|/[1-9]\d{0,19})?")
 """How a manifest says a rate: a number or a fraction above zero."""
@@ -179,11 +176,7 @@ def write(path: str | Path, video: Video) -> None:
         return
     encoded = {".mp4": mp4, ".gif": gif, ".png": _png}[path.suffix.lower()](pixels, video.rate)
     sweep(path.parent, re.escape(path.name))
-    replace(path, lambda part: _put(part, encoded))
-
-
-def _put(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+    write_bytes(path, encoded)
 
 
 def _of_folder(
@@ -251,22 +244,7 @@ def _png(pixels: NDArray[np.uint8], _: Fraction) -> bytes:
 
 
 def _write_folder(path: Path, pixels: NDArray[np.uint8], rate: Fraction) -> None:
-    part, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("partial", "old"))
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):  # of a killed process
-        shutil.rmtree(left, ignore_errors=True)
-    part.mkdir()
-    try:
+    with whole_folder(path, over=True) as new:
         for i, one in enumerate(pixels):
-            _put(part / f"{i:05d}.png", _png(one[None], rate))
-        _put(part / MANIFEST, json.dumps({"rate": str(rate)} | BY).encode())
-        for written in (*part.iterdir(), part):
-            flush(written)
-        if path.exists():
-            os.replace(path, old)
-        os.replace(part, path)
-        flush(path.parent)
-    finally:
-        if old.exists() and not path.exists():
-            os.replace(old, path)
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+            (new / f"{i:05d}.png").write_bytes(_png(one[None], rate))
+        (new / MANIFEST).write_text(json.dumps({"rate": str(rate)} | BY))

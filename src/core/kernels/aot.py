@@ -21,7 +21,6 @@ counts once, however often it runs. Whether a result is right, and how fast it i
 can tell: the tests and the bench do.
 """
 
-import json
 import re
 import subprocess
 import sys
@@ -42,6 +41,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from core.files import write_json
 from core.kernels._choice import triton_interprets
 from core.kernels._launch import Example
 from core.provenance import provenance
@@ -301,7 +301,7 @@ def _write(path: Path, rows: list[Row]) -> None:
         "rows": [row._asdict() | {"code": row.code and row.code._asdict()} for row in rows],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(outcome, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, outcome)
 
 
 if __name__ == "__main__":

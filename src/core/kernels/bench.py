@@ -12,7 +12,6 @@ folder, once all cases are through. Exit codes: 0 done, 1 a check failed, 2 refu
 """
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -28,6 +27,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from core.files import write_text
 from core.kernels._ceilings import ceilings_of
 from core.kernels._measure import Row, Wrong, measure
 from core.kernels._subject import HERE, Peer, Subject, found, load
@@ -93,14 +93,9 @@ def save(document: Document, folder: Path) -> Path:
     """Write a result where the book looks for it; what is there is replaced as a whole."""
     name = "cpu" if document["kind"] == "cpu" else _slug(document["device"])
     path = folder / f"{document['bench']}-{name}.json"
-    part = path.with_name(f"{path.stem}.part.{os.getpid()}.json")
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-        part.write_text(text + "\n", encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_text(path, text + "\n")
     return path
 
 

@@ -17,7 +17,6 @@ Source: the loss is Eq. (2) of arXiv:2405.16845v2; the counting is ours.
 
 import hashlib
 import io
-import os
 from contextlib import suppress
 from functools import cache
 from itertools import product
@@ -28,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
+from core.files import write_bytes
 from core.mesa._checks import training_length
 
 Equation = tuple[int, int, int, int]
@@ -96,14 +96,10 @@ def _write(path: Path, counts: NDArray[np.float64]) -> None:
     """Store the counts behind their checksum, whole or not at all."""
     buffer = io.BytesIO()
     np.save(buffer, counts)
-    part = path.with_suffix(f".part{os.getpid()}")
-    try:
+    data = buffer.getvalue()
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())
-        part.replace(path)
-    except OSError:
-        with suppress(OSError):
-            part.unlink()
+        write_bytes(path, hashlib.sha256(data).digest() + data)
 
 
 def _count(T: int, slots: list[tuple[int, int, int]]) -> NDArray[np.float64]:

@@ -24,7 +24,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import t as student
 from torch import Tensor, nn
 
 from core.multisource._checks import comparison
@@ -34,6 +33,7 @@ from core.multisource.edm import Edm, sample
 from core.multisource.examples import SAMPLES, Examples, Sources
 from core.multisource.frechet import copied, features, frechet_distance
 from core.multisource.memoriser import Memoriser
+from core.stats import student
 from core.train.seeds import generator
 
 
@@ -105,10 +105,8 @@ def interval(values: np.ndarray, confidence: float = 0.95) -> Interval:
     """
     if len(values) < 2:
         raise ValueError(f"want at least two runs, got {len(values)}: one has no spread")
-    mean = float(np.mean(values))
-    half = student.ppf((1 + confidence) / 2, len(values) - 1)
-    half *= float(np.std(values, ddof=1)) / np.sqrt(len(values))
-    return Interval(mean, float(mean - half), float(mean + half))
+    found = student(values, confidence)
+    return Interval(found.mean, found.low, found.high)
 
 
 def compare(

@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from core.files import write_text
 from core.mup.rules import Entry
 from core.mup.source import source_of
 
@@ -24,9 +25,7 @@ def write(plan: dict[str, Any], path: str | os.PathLike[str]) -> Path:
         text = json.dumps(plan, indent=1)
     except TypeError as error:
         raise ValueError(f"the configuration cannot be saved as JSON: {error}") from error
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(text + "\n")
-    temporary.replace(file)
+    write_text(file, text + "\n")
     return file
 
 

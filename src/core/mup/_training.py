@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from core.files import whole_folder
 from core.mup.dit import EMBEDDER, SharedDiT
 from core.mup.latents import Latents
 from core.mup.plan import Plan, plan
@@ -219,7 +220,7 @@ class Run:
         states = {"ema": whole_state(self.trainer.mean), "last": whole_state(self.trainer.model)}
         if not self.world.first or self.folder.result.exists():
             return
-        with self.folder.whole_result() as new:
+        with whole_folder(self.folder.result) as new:
             for name, state in states.items():
                 model = SharedDiT(**self.plan.config)
                 model.load_state_dict(state)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from core.files import sweep, write_json, write_text
 from core.mup.latents import (
     FORMAT,
     INDEX,
@@ -26,7 +27,7 @@ from core.mup.latents import (
 )
 from core.mup.pictures import Bad, BadPicture, Pictures, read
 from core.provenance import provenance
-from core.train.checkpoint import check_same, replace, sweep, write_json
+from core.train.checkpoint import check_same
 from core.train.distributed import World
 from core.train.progress import Show
 
@@ -242,7 +243,7 @@ class Encoding:
             raise ValueError(f"{self.pictures.root}: none of its pictures can be read")
         if bad:
             lines = "".join(json.dumps(each) + "\n" for each in bad)
-            replace(self.out / "skipped.jsonl", lambda part: _put(part, lines))
+            write_text(self.out / "skipped.jsonl", lines)
         sweep(self.out, r"index\.json|skipped\.jsonl|shard-\d{5}\.safetensors")
         shape = next(iter(holding.values()))["shape"]
         means = shape[2] if self.asked.mean_only or self.asked.vae == "none" else shape[2] // 2
@@ -280,7 +281,3 @@ def _digest(model: nn.Module) -> str:
         total.update(f"{name} {list(tensor.shape)} {tensor.dtype};".encode())
         total.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()
-
-
-def _put(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

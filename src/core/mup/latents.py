@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from core.train.checkpoint import replace
+from core.files import replace
 
 FORMAT = "core.mup.latents/1"
 INDEX = "index.json"

@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t as student
+
+from core.stats import student
 
 
 class Optimum(NamedTuple):
@@ -185,9 +186,7 @@ def interval(values: ArrayLike) -> Interval:
     v = np.asarray(values, float)
     if not np.isfinite(v).all():
         return Interval(inf, inf)
-    n = len(v)
-    error = student.ppf(0.975, n - 1) * v.std(ddof=1) / sqrt(n) if n > 1 else inf
-    return Interval(float(v.mean()), float(error))
+    return Interval(*student(v))
 
 
 def _finite(losses: NDArray[np.float64]) -> NDArray[np.float64]:

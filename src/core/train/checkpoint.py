@@ -1,18 +1,17 @@
 """Checkpoints that are whole or not there, and resume to the bit.
 
 A checkpoint is one file: the trained parameters, the optimizer's state, the step, and what run it
-is of. It is written under a temporary name, flushed to the disk and renamed, so that a kill at any
-moment leaves the one before. Parameters go by their plain names, gathered on the first rank: a run
-can go on with another number of processes, or another way to share the model among them.
+is of. A kill at any moment leaves the one before (`core.files`). Parameters go by their plain
+names, gathered on the first rank: a run can go on with another number of processes, or another way
+to share the model among them.
 
 Where randomness has names (`core.train.seeds`), the step is all that is left to remember.
 """
 
 import json
-import os
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -22,62 +21,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from core.files import replace, sweep
 from core.train.distributed import World, inner
 
 FORMAT = "core.train.checkpoint/1"
 NAME = re.compile(r"step-(\d{8})\.pt")
-
-
-def replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file as a whole or not at all.
-
-    Args:
-        path: the file, in a folder that exists.
-        write: writes what the file shall hold to the temporary path that it is given.
-
-    Raises:
-        OSError: it could not be written; what was there before still is.
-    """
-    part = path.with_name(f"{path.name}.part.{os.getpid()}")
-    try:
-        write(part)
-        flush(part)
-        os.replace(part, path)
-        flush(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def flush(path: Path) -> None:
-    """Have a file, or the names in a folder, written to the disk before anything else happens."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sweep(folder: Path, name: str) -> None:
-    """Remove what processes that were killed in `replace` left in a folder, and nothing else.
-
-    Args:
-        folder: where the files are.
-        name: a regular expression of the names that were to be written.
-    """
-    left = re.compile(rf"(?:{name})\.part\.\d+")
-    for path in folder.iterdir():
-        if left.fullmatch(path.name) and path.is_file():
-            path.unlink()
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object as a whole or not at all."""
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    replace(path, lambda part: _put(part, text))
-
-
-def _put(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def plain(value: Any) -> Any:

@@ -12,14 +12,14 @@ Nothing in it that is not of this run is written over or removed.
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from core.train.checkpoint import check_same, checkpoints, flush, replace, sweep, write_json
+from core.files import sweep, write_json, write_text
+from core.train.checkpoint import check_same, checkpoints
 
 FILES = ("run.json", "log.jsonl", "skipped.jsonl")
 
@@ -148,22 +148,6 @@ class Folder:
                 raise OSError(f"{error}: {hint}") from error
             raise
 
-    @contextmanager
-    def whole_result(self) -> Iterator[Path]:
-        """Give a new folder to write the result to; it becomes the result in one step, or none."""
-        for left in self.out.iterdir():  # of processes that were killed
-            if re.fullmatch(rf"\.{self.result.name}\.\d+\.partial", left.name):
-                shutil.rmtree(left, ignore_errors=True)
-        part = self.out / f".{self.result.name}.{os.getpid()}.partial"
-        try:
-            yield part
-            for path in (*part.rglob("*"), part):
-                flush(path)
-            os.replace(part, self.result)
-            flush(self.out)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-
     def lines(self) -> list[dict[str, Any]]:
         """Return the lines of the log; a kill may have cut the last.
 
@@ -212,14 +196,10 @@ class Folder:
     def _write(self, name: str, lines: Iterable[Mapping[str, Any]]) -> None:
         # in ASCII: a name of a file may hold what no UTF-8 has
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        replace(self.out / name, lambda part: _put(part, text))
+        write_text(self.out / name, text)
 
 
 def _status(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     return "diverged" if isinstance(error, Diverged) else "failed"
-
-
-def _put(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from core.files import whole_folder
 from core.provenance import provenance
 from core.train.checkpoint import checkpoints, load, plain, save, whole_state
 from core.train.distributed import World, inner, shard
@@ -147,11 +148,11 @@ class Run:
         state = {name: x for name, x in found.items() if isinstance(x, torch.Tensor)}
         if not self.world.first or self.result.exists():
             return
-        with self.folder.whole_result() as new:
-            if adapters:
+        if adapters:
+            with whole_folder(self.result) as new:
                 policy.save_pretrained(new)  # type: ignore[operator]
-            else:
-                save_llada(self.model, new, source=self.options.model, state=state)
+        else:
+            save_llada(self.model, self.result, source=self.options.model, state=state)
 
     def _record(
         self, status: str, seconds: float | None = None, reason: str | None = None

@@ -1,7 +1,6 @@
 """Folders of safetensors: what is in them, checked by name before a tensor is read."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,16 +105,6 @@ def _shards(tensors: dict[str, Tensor], shard_bytes: int) -> Iterator[list[str]]
         shard.append(name)
         size += tensor.nbytes
     yield shard
-
-
-def sync(*paths: Path) -> None:
-    """Bring files, and the names in folders, to the disk."""
-    for path in paths:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ Source: the checkpoints GSAI-ML/LLaDA-8B-Base, LLaDA-8B-Instruct and LLaDA-1.5.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.files import whole_folder
 from core.vrpo._weights import (
     find_tensors,
     listed,
     opened,
     read_json,
     refuse_tensors,
-    sync,
     weight_files,
     write_weights,
 )
@@ -187,17 +186,9 @@ def save_llada(
     want = {name: weight.shape for name, weight in model.named_parameters()}
     refuse_tensors("state", want, {name: weight.shape for name, weight in tensors.items()})
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed under this number
-    try:
-        partial.mkdir()
-        _write_rest(partial, model.config, next(iter(tensors.values())).dtype, source)
-        write_weights(partial, {PREFIX + k: v for k, v in tensors.items()}, shard_bytes)
-        sync(*partial.iterdir(), partial)
-        partial.rename(folder)
-        sync(folder.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with whole_folder(folder) as new:
+        _write_rest(new, model.config, next(iter(tensors.values())).dtype, source)
+        write_weights(new, {PREFIX + k: v for k, v in tensors.items()}, shard_bytes)
 
 
 def _write_rest(

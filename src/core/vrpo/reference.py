@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core.train.checkpoint import check_same, replace
+from core.files import replace
+from core.train.checkpoint import check_same
 from core.train.distributed import World, inner, total
 from core.train.order import batches, rows_at
 from core.vrpo.draws import Design
