@@ -30,9 +30,9 @@ PAPERS = [
 ]
 
 # papers stand on top; a room imports only what is below it
-FLOORS = {"provenance": 0, "kernels": 1, "models": 2, "train": 2}
+FLOORS = {"command": 0, "provenance": 0, "kernels": 1, "models": 2, "train": 2}
 PAPER = 3
-APART = {"lab": set(), "batch": {"provenance"}, "bench": {"provenance"}}
+APART = {"lab": set(), "batch": {"command", "provenance"}, "bench": {"command", "provenance"}}
 LINES = 400
 
 
@@ -86,6 +86,9 @@ def test_a_room_imports_only_what_is_below_it(path):
         ("lab", "provenance", False),
         ("batch", "lab", False),
         ("batch", "provenance", True),
+        ("batch", "command", True),
+        ("kernels", "command", True),
+        ("command", "provenance", False),
     ],
 )
 def test_the_arrow_of_imports(room, other, fine):

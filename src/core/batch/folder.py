@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from core.batch.chapters import Refused
 from core.batch.records import part_of
 from core.batch.results import DONE, Results
+from core.command import Refused
 
 
 class Folder(Results):

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from core.batch.chapters import Refused
 from core.batch.records import Record, part_of
+from core.command import Refused
 
 Row = dict[str, Any]
 FIRST = ("chapter", "scale", "seed")
