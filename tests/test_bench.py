@@ -2,7 +2,6 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from click.testing import CliRunner
 
 from core import bench
 
@@ -19,23 +18,23 @@ def room(monkeypatch):
     return tiny
 
 
-def test_a_bench_is_printed_and_written_with_its_provenance(room, tmp_path, monkeypatch):
+def test_a_bench_is_printed_and_written_with_its_provenance(room, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(bench.main, [])
-    assert done.exit_code == 0, done.output
-    assert "24×" in done.output  # noqa: RUF001
-    assert "0.05" in done.output
+    assert bench.main([]) == 0
+    shown = capsys.readouterr().out
+    assert "24×" in shown  # noqa: RUF001
+    assert "0.05" in shown
     written = json.loads((tmp_path / "_build/bench/tiny.json").read_text())
     assert written["bench"] == "tiny"
     assert written["results"] == RESULTS
     assert {"commit", "cpu", "threads"} <= set(written["provenance"])
 
 
-def test_an_unknown_bench_is_refused_with_those_there_are():
-    done = CliRunner().invoke(bench.main, ["nosuch"])
-    assert done.exit_code == 2
-    assert "'nosuch' is not" in done.output
-    assert all(name in done.output for name in bench.found())
+def test_an_unknown_bench_is_refused_with_those_there_are(capsys):
+    assert bench.main(["nosuch"]) == 2
+    said = capsys.readouterr().err
+    assert "'nosuch' is not" in said
+    assert all(name in said for name in bench.found())
 
 
 def test_a_room_with_a_bench_is_found(tmp_path, monkeypatch):

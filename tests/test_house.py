@@ -7,6 +7,8 @@ import ast
 import re
 import shutil
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import nbformat
@@ -14,6 +16,8 @@ import pytest
 import yaml
 from jupytext.cli import jupytext
 from nbclient import NotebookClient
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from core.batch.chapters import all_chapters
 from core.batch.parameters import scale_values, scales_of
@@ -30,7 +34,7 @@ PAPERS = [
 ]
 
 # papers stand on top; a room imports only what is below it
-GROUND = {"files", "provenance", "stats"}
+GROUND = {"command", "files", "provenance", "stats"}
 FLOORS = dict.fromkeys(GROUND, 0) | {"kernels": 1, "train": 2}
 PAPER = 3
 APART = {"lab": set(), "batch": GROUND, "bench": GROUND}
@@ -92,6 +96,9 @@ def test_a_room_imports_only_what_is_below_it(path):
         ("batch", "stats", True),
         ("kernels", "files", True),
         ("files", "provenance", False),
+        ("batch", "command", True),
+        ("kernels", "command", True),
+        ("command", "provenance", False),
     ],
 )
 def test_the_arrow_of_imports(room, other, fine):
@@ -222,16 +229,37 @@ def test_what_every_room_stands_on_has_its_page():
     assert set(re.findall(r"automodule:: core\.(\w+)", page)) == GROUND
 
 
+def imported_at_the_top(path):
+    """The packages of others that are there wherever the file can be imported."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+        found |= {name.split(".")[0] for name in names}
+    return found - {*sys.stdlib_module_names, "core"}
+
+
 def test_the_site_renders_without_what_the_library_imports():
     mocked = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]
     # yaml and jupyter_client come with jupyter-book
-    known = {*mocked["autodoc_mock_imports"], *sys.stdlib_module_names, "core", "yaml"}
-    known.add("jupyter_client")
+    known = {*mocked["autodoc_mock_imports"], "yaml", "jupyter_client"}
     for path in sources("src/core/**/*.py"):
         if path.stem.endswith(("bench", "_triton")):
             continue
-        for node in ast.parse(path.read_text()).body:
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
-            further = {name.split(".")[0] for name in names} - known
-            assert not further, f"{below_root(path)}: put {further} into autodoc_mock_imports"
+        further = imported_at_the_top(path) - known
+        assert not further, f"{below_root(path)}: put {further} into autodoc_mock_imports"
+
+
+@pytest.mark.parametrize("room", ["controlvideo", "kernels", "multisource", "mup", "vrpo"])
+def test_an_extra_brings_what_its_room_imports(room):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"][room]]
+    brought = {canonicalize_name(Requirement(line).name) for line in wanted}
+    packages = packages_distributions()
+    runs_the_benches = ["src/core/bench.py"] if room == "kernels" else []
+    for path in sources(f"src/core/{room}/*.py", *runs_the_benches):
+        for name in imported_at_the_top(path):
+            by = {canonicalize_name(package) for package in packages.get(name, [name])}
+            assert by & brought, (
+                f"{below_root(path)} imports {name}: put {by} into the extra {room}"
+            )

@@ -7,8 +7,11 @@ The bench of a room is `core/<room>/bench.py` with a function
 for example `{"one step, T = 100": {"loop (s)": 1.2, "vectorised (s)": 0.05, "ratio": 24.0}}`.
 A quantity whose name begins with `ratio` is a multiple and is set off. The results are printed,
 and written with their provenance to `_build/bench/<room>.json` below the current folder.
+
+Exit codes: 0 done; 1 failed; 2 asked wrongly; 130 interrupted.
 """
 
+import sys
 import time
 from collections.abc import Mapping
 from importlib import import_module
@@ -20,6 +23,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from core.command import end_of
 from core.files import write_json
 from core.provenance import provenance
 
@@ -67,7 +71,7 @@ def as_table(comparison: str, quantities: Mapping[str, float | str]) -> Table:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("names", nargs=-1, type=click.Choice(found()))
-def main(names: tuple[str, ...]) -> None:
+def cli(names: tuple[str, ...]) -> None:
     """Run the benches of the rooms NAMES, or all, and print what is how much faster."""
     console = Console()
     folder = Path("_build", "bench")
@@ -100,5 +104,10 @@ def _shown(value: float | str, ratio: bool) -> str:
     return f"{value:,.3g}×" if ratio else f"{value:,.4g}"  # noqa: RUF001
 
 
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line, that of this process if none is given; return the exit code."""
+    return end_of(cli, arguments, "python -m core.bench")
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

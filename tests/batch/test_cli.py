@@ -31,10 +31,6 @@ from core.batch.cli import main
         ),
         ("run tiny --out ''", "--out is empty: name a folder"),
         ("run tiny -p seed 1 -p seed 1", "parameter seed is given twice"),
-        ("run", "Missing argument 'CHAPTER'"),
-        ("run tiny --timeout -1", "Invalid value for '--timeout': -1 is not in the range"),
-        ("run tiny --sale long", "No such option '--sale'"),
-        ("rnu tiny", "No such command 'rnu'"),
     ],
 )
 def test_a_wrong_request_is_refused_in_one_line(book, monkeypatch, capsys, arguments, said):
@@ -46,6 +42,22 @@ def test_a_wrong_request_is_refused_in_one_line(book, monkeypatch, capsys, argum
     assert told.startswith("refused: ")
     assert told.count("\n") == 1
     assert everything_in(book) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("run", "Missing argument 'CHAPTER'"),
+        ("run tiny --timeout -1", "Invalid value for '--timeout': -1 is not in the range"),
+        ("run tiny --sale long", "No such option '--sale'"),
+        ("rnu tiny", "No such command 'rnu'"),
+    ],
+)
+def test_what_is_asked_wrongly_is_said_with_the_usage(capsys, arguments, said):
+    assert main(shlex.split(arguments)) == 2
+    usage, *_, last = capsys.readouterr().err.splitlines()
+    assert usage.startswith("Usage: python -m core.batch ")
+    assert last.startswith(f"Error: {said}")
 
 
 def test_a_wrong_scale_file_is_refused(book, monkeypatch, capsys):

@@ -8,10 +8,10 @@ import pytest
 from tiny_book import batch, batch_process
 from tiny_cluster import PATIENCE, a_cluster, kernels_of, until
 
-from core.batch.chapters import Refused
 from core.batch.cluster import cluster_of, gpus_here
 from core.batch.drive import Drive
 from core.batch.task import Orders
+from core.command import Refused
 
 SLURM = f"""\
 cluster: dask_jobqueue.SLURMCluster

@@ -7,8 +7,9 @@ import shlex
 import pytest
 from tiny_book import batch, edit, everything_in
 
-from core.batch.chapters import Refused, find_chapters
+from core.batch.chapters import find_chapters
 from core.batch.grid import Task, key_of, key_of_now, plan, read_grid, tasks_of, typed_grid
+from core.command import Refused
 
 
 def tasks_in(root, text: str) -> list[Task]:

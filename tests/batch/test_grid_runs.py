@@ -17,10 +17,10 @@ import pytest
 from tiny_book import add_cell, batch, batch_process, edit
 from tiny_cluster import PATIENCE, kernels_of, until
 
-from core.batch.chapters import Refused
 from core.batch.folder import Folder
 from core.batch.grid import plan, tasks_of, typed_grid
 from core.batch.task import Orders, Outcome, perform
+from core.command import Refused
 
 LOG = (
     "import os\nopen('../log', 'a').write(f'{seed} {os.environ.get(\"CUDA_VISIBLE_DEVICES\")}\\n')"

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.batch.chapters import Refused, find_chapters
+from core.batch.chapters import find_chapters
 from core.batch.parameters import Parameter, parameters_of, scales_of, values_of
+from core.command import Refused
 
 
 def a(annotation: str) -> Parameter:

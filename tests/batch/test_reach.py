@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from tiny_book import add_cell
 
-from core.batch.chapters import Refused, find_chapters
+from core.batch.chapters import find_chapters
 from core.batch.reach import library_hashes
+from core.command import Refused
 
 LIBRARY = {
     "lib/__init__.py": "",

@@ -11,9 +11,9 @@ import pytest
 from scipy.special import stdtrit
 from tiny_book import batch
 
-from core.batch.chapters import Refused
 from core.batch.plot import BLUE, groups_of, mean, plot_shares, plot_values, share
 from core.batch.table import as_csv, numbers_in, rows_of, write_table
+from core.command import Refused
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from click.testing import CliRunner
 
 import core.bench
 from core.kernels import _ceilings, _subject, _timing, bench, evidence
@@ -37,15 +36,10 @@ def serve(monkeypatch):
     return lambda subject: monkeypatch.setattr(bench, "load", lambda op: subject)
 
 
-def invoke(*arguments):
-    return CliRunner().invoke(bench.cli, [OP, *map(str, arguments)])
-
-
-def test_a_result_has_what_the_book_wants_and_is_found_by_it(serve, tmp_path):
+def test_a_result_has_what_the_book_wants_and_is_found_by_it(serve, tmp_path, capsys):
     serve(tiny())
-    done = invoke("--out", tmp_path)
-    assert done.exit_code == 0, done.output
-    assert "normalised, forward + backward" in done.output
+    assert bench.command_line([OP, "--out", str(tmp_path)]) == 0
+    assert "normalised, forward + backward" in capsys.readouterr().out
     (document,) = evidence.documents(OP, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [f"{OP}-cpu.json"]
     assert (document["bench"], document["kind"], document["driver"]) == (OP, "cpu", None)
@@ -86,13 +80,13 @@ def breaks(q, k, v, **options):
 
 
 @pytest.mark.parametrize("op", [wrong_forward, wrong_backward, not_finite])
-def test_nothing_is_written_of_an_op_that_fails_its_check(serve, tmp_path, monkeypatch, op):
+def test_nothing_is_written_of_an_op_that_fails_its_check(serve, tmp_path, monkeypatch, capsys, op):
     monkeypatch.setattr(op, "__name__", OP)  # by which `explain` knows it
     serve(tiny(op=op))
-    done = invoke("--out", tmp_path)
-    assert done.exit_code == 1
-    assert "check failed" in done.output
-    assert "allowed" in done.output
+    assert bench.command_line([OP, "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("failed: the check failed, nothing is written. ")
+    assert "allowed" in said
     assert not list(tmp_path.iterdir())
     with pytest.raises(Wrong, match="error"):
         bench.run(OP)
@@ -160,18 +154,18 @@ def test_a_peer_sees_its_own_layout(serve):
     ],
     ids=lambda x: x[-1] if isinstance(x, list) else "",
 )
-def test_what_cannot_be_done_is_refused_in_a_line(tmp_path, arguments, said):
-    done = CliRunner().invoke(bench.cli, [*arguments, "--out", str(tmp_path)])
-    assert done.exit_code == 2
-    assert said in done.output
-    assert len(done.output.splitlines()) == 1
+def test_what_cannot_be_done_is_refused_in_a_line(tmp_path, capsys, arguments, said):
+    assert bench.command_line([*arguments, "--out", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("refused: ")
+    assert said in told
+    assert told.count("\n") == 1
 
 
-def test_without_a_book_a_folder_has_to_be_named(tmp_path, monkeypatch):
+def test_without_a_book_a_folder_has_to_be_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    done = invoke()
-    assert done.exit_code == 2
-    assert "give --out" in done.output
+    assert bench.command_line([OP]) == 2
+    assert "give --out" in capsys.readouterr().err
 
 
 def test_peers_not_asked_for_are_left_out_and_those_not_here_say_why(serve):

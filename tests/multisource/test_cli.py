@@ -59,7 +59,6 @@ def test_other_delimiters_marks_and_blank_lines_are_read(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        (None, [], "data.csv: No such file or directory"),
         ("", [], "want a first line with the columns' names, got none"),
         ("site,a\n", [], "want samples, got a first line only"),
         ("place,a\nx,1\n", [], "no column site; there are place, a"),
@@ -74,7 +73,6 @@ def test_other_delimiters_marks_and_blank_lines_are_read(tmp_path, capsys):
         ("site,a\nx,1\nx,2\ny,3\n", [], "two samples of each source, to tell how much it varies"),
         ("site,a\nx,1\nx,2\n", ["--sources", "x,z"], "no sample is of source z; there are x"),
         ("site,a\nx,1\nx,2\n", ["--columns", "b"], "no column b; there are site, a"),
-        ("site,a\nx,1\n", ["--delimiter", "::"], "want one character, got '::'"),
         (b"site,a\n\xff,1\n", [], "want text in UTF-8"),
     ],
 )
@@ -82,7 +80,7 @@ def test_what_is_refused_is_said_in_one_line(tmp_path, capsys, text, options, me
     path = tmp_path / "data.csv"
     if isinstance(text, bytes):
         path.write_bytes(text)
-    elif text is not None:
+    else:
         path.write_text(text, encoding="utf-8")
     assert main(["advise", str(path), "--by", "site", *options]) == 2
     said = capsys.readouterr()
@@ -90,6 +88,26 @@ def test_what_is_refused_is_said_in_one_line(tmp_path, capsys, text, options, me
     assert said.err.startswith("refused: ")
     assert said.err.count("\n") == 1
     assert not said.out
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["nowhere.csv"], "Invalid value for 'DATA': File 'nowhere.csv' does not exist."),
+        ([], "Missing argument 'DATA'."),
+        ([__file__, "--delimiter", "::"], "Invalid value for --delimiter: want one character"),
+    ],
+)
+def test_what_is_asked_wrongly_is_said_with_the_usage(capsys, asked, message):
+    assert main(["advise", "--by", "site", *asked]) == 2
+    usage, *_, last = capsys.readouterr().err.splitlines()
+    assert usage == "Usage: python -m core.multisource advise [OPTIONS] DATA"
+    assert last.startswith(f"Error: {message}")
+
+
+def test_without_a_command_it_shows_those_there_are(capsys):
+    assert main([]) == 2
+    assert capsys.readouterr().err.startswith("Usage: python -m core.multisource [OPTIONS] COMMAND")
 
 
 def test_the_module_runs(data):

@@ -210,7 +210,6 @@ def refused(capsys, more, said, **how):
         ("--mean-only", "want --mean-only with a VAE"),
         ("--out names", "want --out to be a folder"),
         ("--class-names names", "want names of classes in names, found none"),
-        ("--nonsense", "No such option"),
     ],
 )
 def test_a_wrong_request_is_refused_in_one_line_with_nothing_written(here, capsys, more, said):

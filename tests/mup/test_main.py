@@ -1,6 +1,8 @@
 """The command line: what it shows, its exit codes, and that what is wrong is told in a line."""
 
+import errno
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -49,6 +51,12 @@ class Net(nn.Module):
     def forward(self, x):
         return self.out(self.body(x))
 
+class Odd(Net):
+    def __init__(self, width=64):
+        if width == 512:
+            raise RuntimeError("no such width\\nat all")
+        super().__init__(width)
+
 def net():
     model = Net(width=192)
     return model, torch.optim.Rprop(model.parameters(), lr=1e-3)
@@ -82,6 +90,10 @@ def run(capsys):
         return code, out, err
 
     return runs
+
+
+def last_of(told):
+    return told.splitlines()[-1]
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -195,9 +207,9 @@ def test_a_base_that_is_wider_is_noted(run):
 def test_what_is_wrong_is_refused_in_a_line(run, here, line, told):
     (here / "list.json").write_text("[]")
     code, _, err = run(line)
-    last = err.splitlines()[-1]
+    last = last_of(err)
     assert code == 2
-    assert last.startswith("refused: ")
+    assert last.startswith(("refused: ", "Error: "))  # the second with click's usage above it
     assert told in last
 
 
@@ -286,6 +298,30 @@ def test_help_has_an_example_of_each():
         assert result.exit_code == 0
         assert f"python -m core.mup {command} " in result.output
     assert main([]) == 2
+
+
+def test_what_somebodys_class_raises_is_a_failure_with_its_place(run, here):
+    line = "check train:Odd --base width=64 --loss train.py:loss --seeds 1 --widths 64,128,256,512"
+    code, _, err = run(line)
+    assert code == 1
+    assert re.fullmatch(r"failed: RuntimeError: no such width \(at train.py:\d+\)", last_of(err))
+
+
+@pytest.mark.parametrize("command", [f"explain {DIT}", "doctor train.py:right"])
+def test_a_full_disk_is_a_failure(run, here, monkeypatch, command):
+    def full(plan, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Plan, "save", full)
+    code, _, err = run(f"{command} {UVIT} {SIZES} --save p.json")
+    assert code == 1
+    assert last_of(err) == "failed: p.json could not be written: No space left on device"
+
+
+def test_where_a_question_is_refused_no_plan_is_saved(run, here):
+    line = f"doctor train.py:right {UVIT} {SIZES} --recipe pixart --save p.json"
+    assert run(line)[0] == 2
+    assert not (here / "p.json").exists()
 
 
 def test_an_interruption_ends_in_130(run, here):

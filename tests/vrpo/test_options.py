@@ -66,7 +66,6 @@ def test_a_proposal_reaches_the_masks(here):
         ("--counts systematic --sets 0", "want sets >= 1"),
         ("--counts systematic --sets 3", "want n_t that splits into 3 equal sets"),
         ("--counts systematic --sets 1 --cross-fitted", "wants two independent halves"),
-        ("--proposal 1,a", "want numbers and commas, such as 3,2,1, got '1,a'"),
         ("--proposal 1,0", "want a proposal of positive numbers"),
         ("--proposal 1,nan", "want a proposal of positive numbers"),
         ("--lora-alpha 4", "want --lora-alpha with --lora, got --lora-alpha 4.0 without"),
@@ -88,6 +87,23 @@ def test_a_wrong_request_is_refused_in_one_line_with_nothing_written(here, capsy
     assert said in told
     assert told.count("\n") == 1
     assert sorted(here.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("--proposal 1,a", "want numbers and commas, such as 3,2,1, got '1,a'"),
+        ("--at-once 0", "want a number from 1, or all, got '0'"),
+        ("--at-once none", "want a number from 1, or all, got 'none'"),
+        ("--eos end", "want tokenizer, none, or a token's number, got 'end'"),
+    ],
+)
+def test_what_is_no_value_of_an_option_is_said_with_the_usage(here, capsys, more, said):
+    assert train(f"--steps 1 {more}") == 2
+    usage, *_, last = capsys.readouterr().err.splitlines()
+    assert usage == "Usage: python -m core.vrpo.train [OPTIONS]"
+    assert last.startswith("Error: Invalid value for '--")
+    assert last.endswith(said)
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_loaded(here, capsys):

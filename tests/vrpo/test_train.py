@@ -282,9 +282,6 @@ def test_a_folder_that_holds_a_run_is_refused_unless_it_is_that_run(here, capsys
         ("--steps 1 --epochs 1", "want --steps or --epochs, got both"),
         ("--beta 0", "want beta > 0"),
         ("--beta nan", "want beta > 0"),
-        ("--at-once none", "want a number from 1, or all, got 'none'"),
-        ("--at-once 0", "want a number from 1, or all"),
-        ("--eos end", "want tokenizer, none, or a token's number"),
         ("--n-t 3 --cross-fitted", "wants two independent halves"),
         ("--save-every 0", "want --save-every >= 1"),
         ("--max-length 0", "want --max-length >= 1"),
@@ -300,7 +297,6 @@ def test_a_folder_that_holds_a_run_is_refused_unless_it_is_that_run(here, capsys
         ("--data words.jsonl", "model holds no tokenizer"),
         ("--data bad.jsonl", "refused: bad.jsonl:2: field 'chosen': want no mask token (12)"),
         ("--out prefs.jsonl", "want --out to be a folder"),
-        ("--nonsense", "No such option"),
     ],
 )
 def test_a_wrong_request_is_refused_in_one_line_with_nothing_written(here, capsys, more, said):

@@ -19,10 +19,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from core.batch.chapters import Refused
 from core.batch.objects import AT_ONCE, Objects
 from core.batch.records import Record
 from core.batch.results import DONE, SEAL, Results
+from core.command import Refused
 
 LEASE = 20.0  # seconds
 BEAT = 4.0  # seconds from one renewal to the next: one that fails costs nothing

@@ -15,12 +15,9 @@ import yaml
 from nbformat import NotebookNode
 
 from core.batch.notebook import code_hash
+from core.command import Refused
 
 PAPERS = "Papers"
-
-
-class Refused(Exception):
-    """A request that is wrong before anything ran or was written; its text is one line."""
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from pathlib import Path
 import nbformat
 
 from core.batch import claims_page, study
-from core.batch.chapters import Chapter, Refused, all_chapters
+from core.batch.chapters import Chapter, all_chapters
 from core.batch.notebook import claims_in, code_hash, figures_in, what_is_missing
 from core.batch.parameters import scale_values
 from core.batch.records import faults, read_record, runs_in
 from core.batch.rules import CHAPTER_RULES, REFRESH, Committed, Problem
+from core.command import Refused
 
 DELETE = "delete it, or enter its chapter in book/_toc.yml"
 

@@ -11,7 +11,7 @@ import click
 
 from core.batch import book as rendered
 from core.batch import drift_cli, grid_cli, trace
-from core.batch.chapters import Refused, find_chapters, find_root
+from core.batch.chapters import find_chapters, find_root
 from core.batch.check import notes, problems
 from core.batch.claims_page import counted
 from core.batch.execute import Job, execute
@@ -21,6 +21,7 @@ from core.batch.progress import Show
 from core.batch.records import Record
 from core.batch.refresh import install, reprint, write_pages
 from core.batch.workers import side_by_side
+from core.command import Refused, end_of
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -187,20 +188,4 @@ def told(job: Job, record: Record | None) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line, that of this process if none is given; return the exit code."""
-    try:
-        return cli.main(arguments, "python -m core.batch", standalone_mode=False) or 0
-    except Refused as why:
-        click.echo(f"refused: {why}", err=True)
-        return 2
-    except click.exceptions.NoArgsIsHelpError as no_command:
-        no_command.show()
-        return 2
-    except click.ClickException as wrong:
-        click.echo(f"refused: {wrong.format_message()}", err=True)
-        return 2
-    except OSError as error:
-        click.echo(f"failed: {error}", err=True)
-        return 1
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        return 130
+    return end_of(cli, arguments, "python -m core.batch")

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from core.batch.chapters import Refused
+from core.command import Refused
 
 if TYPE_CHECKING:
     from distributed import Client

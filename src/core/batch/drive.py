@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from core.batch.chapters import Refused
 from core.batch.cluster import GPU
 from core.batch.grid import Task
 from core.batch.task import Orders, Outcome, perform
+from core.command import Refused
 
 if TYPE_CHECKING:
     from distributed import Client, Future

@@ -26,11 +26,12 @@ from nbformat import NotebookNode
 
 from core.batch import notebook as nb
 from core.batch import records
-from core.batch.chapters import Chapter, Refused
+from core.batch.chapters import Chapter
 from core.batch.parameters import DEFAULT_SCALE, defaults_of
 from core.batch.reach import library_hashes
 from core.batch.records import Record
 from core.batch.trace import Tell, Trace, stopped
+from core.command import Refused
 from core.files import part_of, sweep, write_all
 from core.provenance import provenance
 

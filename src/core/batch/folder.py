@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from core.batch.chapters import Refused
 from core.batch.results import DONE, Results
+from core.command import Refused
 from core.files import write_bytes
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from core.batch.chapters import Chapter, Refused, find_chapters
+from core.batch.chapters import Chapter, find_chapters
 from core.batch.parameters import (
     DEFAULT_SCALE,
     Parameter,
@@ -31,6 +31,7 @@ from core.batch.parameters import (
     scale_values,
 )
 from core.batch.reach import library_hashes
+from core.command import Refused
 
 FIELDS = ("chapters", "scales", "parameters", "seeds")
 Axis = list[dict[str, Any]]

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from core.batch import cluster, study
-from core.batch.chapters import Refused, find_chapters, find_root
+from core.batch.chapters import find_chapters, find_root
 from core.batch.drive import Drive, SchedulerLost, Tally
 from core.batch.grid import Block, Part, plan, read_grid, tasks_of, typed_grid
 from core.batch.options import jobs_option, pairs_option, shown, timeout_option
@@ -22,6 +22,7 @@ from core.batch.storage import results_at
 from core.batch.table import Row, as_csv, rows_of, write_table
 from core.batch.task import Orders
 from core.batch.trace import told
+from core.command import Refused
 from core.files import write_all
 
 PLACE = Path("_build", "grid")

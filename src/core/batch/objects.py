@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any, NamedTuple
 
-from core.batch.chapters import Refused
+from core.command import Refused
 
 SCHEME = "s3://"
 WAIT = 10  # seconds for an answer, of which there are as many as TRIES

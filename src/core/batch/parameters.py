@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from core.batch.chapters import Chapter, Refused
+from core.batch.chapters import Chapter
+from core.command import Refused
 
 DEFAULT_SCALE = "cpu"
 SIMPLE = {"int": int, "float": float, "str": str, "bool": bool}

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from scipy import stats
 
-from core.batch.chapters import Refused
 from core.batch.table import Row, numbers_in
+from core.command import Refused
 from core.stats import student
 
 if TYPE_CHECKING:

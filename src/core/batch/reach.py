@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from core.batch.chapters import Chapter, Refused
+from core.batch.chapters import Chapter
 from core.batch.records import measurements_in
+from core.command import Refused
 
 CORE = Path(__file__).resolve().parents[1]
 

@@ -20,9 +20,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from core.batch.chapters import Refused
 from core.batch.grid import Task, key_of
 from core.batch.records import Record
+from core.command import Refused
 
 FORMAT = 1
 DONE, FAILED, SEAL = "done", "failed", "seal.json"

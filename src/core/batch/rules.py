@@ -11,9 +11,10 @@ from typing import NamedTuple
 from nbformat import NotebookNode
 
 from core.batch import notebook as nb
-from core.batch.chapters import Chapter, Refused
+from core.batch.chapters import Chapter
 from core.batch.parameters import defaults_of, parameters_of
 from core.batch.records import Record, faults
+from core.command import Refused
 
 REFRESH = "python -m core.batch refresh {}"
 

@@ -5,9 +5,9 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from core.batch.chapters import Refused
 from core.batch.records import Record, faults, mark_of
 from core.batch.storage import is_address, results_at
+from core.command import Refused
 
 FIELDS = {"chapter", "claims"}  # what has these is meant as a record
 

@@ -12,11 +12,12 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from core.batch.chapters import Chapter, Refused
+from core.batch.chapters import Chapter
 from core.batch.parameters import DEFAULT_SCALE, defaults_of
 from core.batch.records import Record, read_record
 from core.batch.results import Results
 from core.batch.trace import told
+from core.command import Refused
 
 NAME = "over-seeds.json"
 Study = dict[str, Any]

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from core.batch.chapters import Refused
 from core.batch.records import Record
+from core.command import Refused
 from core.files import replace, write_text
 
 Row = dict[str, Any]

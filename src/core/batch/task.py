@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from core.batch.chapters import Refused, find_chapters
+from core.batch.chapters import find_chapters
 from core.batch.execute import Job, execute
 from core.batch.grid import Task, key_of_now
 from core.batch.records import Record
 from core.batch.results import FAILED, Results
 from core.batch.storage import results_at
 from core.batch.trace import told
+from core.command import Refused
 
 ONE = threading.Lock()
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

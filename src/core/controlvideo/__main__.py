@@ -17,9 +17,9 @@ import click
 import torch
 from torch import nn
 
+from core.command import PATH, end_of, option, refusing, take_sigterm
 from core.controlvideo._asked import (
     DTYPES,
-    FOLDER,
     MACHINE,
     MADE,
     SAMPLING,
@@ -36,17 +36,12 @@ from core.controlvideo._tuned import RESULT, Tuning
 from core.controlvideo.pipeline import ControlVideoPipeline
 from core.controlvideo.predictor import check_long
 from core.controlvideo.video import Video, check_target, write
-from core.train.command import declining, end_of, option, take_sigterm
+from core.train.command import RESUME, training
 from core.train.folder import check_out
 
 WRONG = (ValueError, OSError, ImportError)
 SMALLER = "take fewer --frames, a smaller --height and --width,"
-MEMORY = {
-    "edit": f"{SMALLER} or --checkpointing; once it is tuned, --resume with --dtype bfloat16",
-    "tune": f"{SMALLER} or --checkpointing",
-    "render": f"{SMALLER} --windows, or --dtype bfloat16",
-}
-"""What to do where it is short, by command; tuning is in float32."""
+"""What to do where memory is short; tuning is in float32."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -55,19 +50,20 @@ def cli() -> None:
 
 
 @cli.command(short_help="Tune on a video, and edit it.")
-@click.argument("source", metavar="INPUT", type=FOLDER)
-@option("--out", type=FOLDER, required=True, help="The edit: .mp4, .gif, or a folder of frames.")
+@click.argument("source", metavar="INPUT", type=PATH)
+@option("--out", type=PATH, required=True, help="The edit: .mp4, .gif, or a folder of frames.")
 @MADE
 @SAMPLING
 @TUNING
 @MACHINE
-def edit(source: Path, out: Path, **asked: Any) -> int:
+@training(memory=f"{SMALLER} or --checkpointing; once it is tuned, --resume with --dtype bfloat16")
+def edit(source: Path, out: Path, **asked: Any) -> None:
     """Tune an adapter on the video INPUT (a film, or a folder of images), and edit the video.
 
     The adapter is left beside OUT, in a folder OUT.tuned: `render` takes it for other edits. Look
     at the key frame first, in a fraction of the time: --preview.
     """
-    with declining(*WRONG):
+    with refusing(*WRONG):
         _check_sampling(asked, out)
         made, device = made_of(source, asked), device_of(asked)
         tuned, tuning = out.with_name(f"{out.stem}.tuned"), None
@@ -80,28 +76,29 @@ def edit(source: Path, out: Path, **asked: Any) -> int:
         pipe = tuning.pipe if tuning else on.checkpoint.load(device=device)
     _note(pipe, made.prompt, asked["edit"], asked["negative"])
     if not tuning:
-        return _rendered(pipe, on, made, asked, out)
+        _rendered(pipe, on, made, asked, out)
+        return
     tuning.tune(save_every=asked["save_every"])
     try:
         _render(pipe, on, made, asked, out)
     except OSError as error:
         raise OSError(f"{error}; it is tuned: --resume edits, and does not tune again") from error
-    return 0
 
 
 @cli.command(short_help="Tune an adapter on a video.")
-@click.argument("source", metavar="INPUT", type=FOLDER)
-@option("--out", type=FOLDER, required=True, help="Folder for the run; may exist, hold no other.")
+@click.argument("source", metavar="INPUT", type=PATH)
+@option("--out", type=PATH, required=True, help="Folder for the run; may exist, hold no other.")
 @MADE
 @TUNING
 @MACHINE
+@training(memory=f"{SMALLER} or --checkpointing")
 def tune(source: Path, out: Path, **asked: Any) -> None:
     """Tune an adapter on the video INPUT (a film, or a folder of images).
 
     The result is in OUT/adapter, with all that it was made with; a line for each step in
     OUT/log.jsonl. Of a long video some frames will do: `render` may take more.
     """
-    with declining(*WRONG):
+    with refusing(*WRONG):
         check_out(out, resume=asked["resume"], results=(RESULT,))
         made, device = made_of(source, asked), device_of(asked)
         check_apart(out, *made.videos)
@@ -113,18 +110,19 @@ def tune(source: Path, out: Path, **asked: Any) -> None:
 
 
 @cli.command(short_help="Edit a video with an adapter that was tuned before.")
-@click.argument("source", metavar="INPUT", type=FOLDER)
-@option("--adapter", type=FOLDER, required=True, help="What tune or edit left: OUT.tuned.")
-@option("--out", type=FOLDER, required=True, help="The edit: .mp4, .gif, or a folder of frames.")
+@click.argument("source", metavar="INPUT", type=PATH)
+@option("--adapter", type=PATH, required=True, help="What tune or edit left: OUT.tuned.")
+@option("--out", type=PATH, required=True, help="The edit: .mp4, .gif, or a folder of frames.")
 @MADE
 @SAMPLING
 @MACHINE
-def render(source: Path, adapter: Path, out: Path, **asked: Any) -> int:
+@training(memory=f"{SMALLER} --windows, or --dtype bfloat16")
+def render(source: Path, adapter: Path, out: Path, **asked: Any) -> None:
     """Edit the video INPUT with an adapter that was tuned on it.
 
     What is not given is as it was for tuning: prompt, models, controls, frames and sizes.
     """
-    with declining(*WRONG):
+    with refusing(*WRONG):
         _check_sampling(asked, out)
         folder = adapter if (adapter / FILE).exists() else adapter / RESULT
         given: dict[str, Any] = given_of(asked) | {"source": str(source)}
@@ -132,7 +130,7 @@ def render(source: Path, adapter: Path, out: Path, **asked: Any) -> int:
         on = _scene(made, asked, out, device)
         pipe = on.checkpoint.load(folder, device=device)
     _note(pipe, made.prompt, asked["edit"], asked["negative"])
-    return _rendered(pipe, on, made, asked, out)
+    _rendered(pipe, on, made, asked, out)
 
 
 def _check_sampling(asked: dict[str, Any], out: Path) -> None:
@@ -190,14 +188,12 @@ def _note(pipe: ControlVideoPipeline, *prompts: str) -> None:
 
 def _rendered(
     pipe: ControlVideoPipeline, on: Scene, made: Made, asked: dict[str, Any], out: Path
-) -> int:
+) -> None:
     """Sample and write where nothing was tuned, so that there is nothing to resume."""
     try:
         _render(pipe, on, made, asked, out)
-    except KeyboardInterrupt:
-        click.echo(f"interrupted: {out} is as it was", err=True)
-        return 130
-    return 0
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"{out} is as it was") from stop
 
 
 def _render(
@@ -232,11 +228,8 @@ def _render(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line, that of this process if none is given; return the exit code."""
-    given = sys.argv[1:] if arguments is None else arguments
-    memory = MEMORY.get(given[0], "") if given else ""
     with notes():
-        code = end_of(cli, given or ["--help"], "python -m core.controlvideo", memory=memory)
-    return code if given else 2
+        return end_of(cli, arguments, "python -m core.controlvideo", resume=RESUME)
 
 
 if __name__ == "__main__":

@@ -2,26 +2,24 @@
 
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
+from core.command import option, options
 from core.controlvideo._made import ALL_FRAMES, Made, is_kind
 from core.controlvideo.annotators import KINDS
 from core.controlvideo.predictor import Stream
 from core.controlvideo.tuning import Recipe
 from core.controlvideo.windows import Windows
-from core.train.command import option
 
 STEPS = {"canny": 80, "depth": 500, "pose": 1500}
 """Of tuning, as the authors have them; the less a control says of the source, the more."""
 OTHER = 300
 """Of any other control, as theirs for soft edges."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-FOLDER = click.Path(path_type=Path)
 COUNT = click.IntRange(1)
 
 
@@ -68,18 +66,7 @@ def stream(_: click.Context, __: click.Parameter, value: int | None) -> Stream |
     return None if value is None else Stream(value)
 
 
-def together(*chosen: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the decorator that is all of these."""
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        for one in reversed(chosen):
-            function = one(function)
-        return function
-
-    return decorate
-
-
-MADE = together(
+MADE = options(
     option("--prompt", help="What the video shows."),
     option("--base", help="Stable Diffusion 1.5, or one like it: folder in diffusers' layout."),
     option(
@@ -121,7 +108,7 @@ MADE = together(
         help="Of the frames that are taken, one that the others look at.  [default: 0]",
     ),
 )
-TUNING = together(
+TUNING = options(
     option(
         "--steps",
         type=COUNT,
@@ -140,7 +127,7 @@ TUNING = together(
     option("--save-every", type=COUNT, default=50, help="Steps between two checkpoints."),
     option("--resume", is_flag=True, help="Go on with a run, or begin it: repeat its options."),
 )
-SAMPLING = together(
+SAMPLING = options(
     option("--edit", "edit", required=True, help="What the video is to show."),
     option("--negative", default="", help="What it is not to show."),
     option(
@@ -172,7 +159,7 @@ SAMPLING = together(
         help="To sample in; tuning is in float32.",
     ),
 )
-MACHINE = together(
+MACHINE = options(
     option("--seed", type=click.IntRange(0), default=0, help="Of tuning, and of noise."),
     option(
         "--device",

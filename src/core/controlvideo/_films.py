@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from core.command import first_line
+
 FILMS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
 RATE = Fraction(8)
 """Frames a second of what says nothing of it; the authors'."""
@@ -43,7 +45,9 @@ def of_film(
     except av.error.EOFError as error:  # a head without a frame
         raise _empty(path) from error
     except av.error.FFmpegError as error:
-        raise ValueError(f"{path} is no film that can be read: {first_line(error)}") from error
+        raise ValueError(
+            f"{path} is no film that can be read: {first_line(error.strerror)}"
+        ) from error
     return images, rate, N
 
 
@@ -139,12 +143,6 @@ def _with_palette(pixels: NDArray[np.uint8], rate: Fraction) -> list[Any]:
         graph.push(frame)
     graph.push(None)
     return [graph.pull() for _ in pixels]
-
-
-def first_line(error: BaseException) -> str:
-    """Return what an error says, in a line."""
-    told = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return told.splitlines()[0]
 
 
 def check_films() -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from core.command import first_line
 from core.controlvideo.video import bytes_of, tensor_of
 
 MIDAS = "Intel/dpt-hybrid-midas"
@@ -229,7 +230,7 @@ def _model(kind: str, auto: str, weights: str, device: torch.device | str) -> tu
 def _missing(kind: str, weights: str, files: str, error: Exception) -> str:
     return (
         f"no weights for {kind} at {weights!r}: give {kind}=FOLDER, with {files}, or a video of it "
-        f"as the control ({str(error).splitlines()[0]})"
+        f"as the control ({first_line(error)})"
     )
 
 

@@ -21,6 +21,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from core.command import first_line
 from core.controlvideo.adapter import ControlVideoAdapter
 from core.controlvideo.pipeline import ControlVideoPipeline
 
@@ -304,7 +305,7 @@ def _told(place: str, read: Callable[[], Any]) -> Any:
 
 
 def _unread(place: str, error: Exception) -> ValueError:
-    reason = str(error).strip().splitlines()[0].split(". ")[0]
+    reason = first_line(error).split(". ")[0]
     if Path(place).is_dir():
         return ValueError(f"{place} cannot be read: {reason}")
     return ValueError(

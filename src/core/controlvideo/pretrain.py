@@ -14,6 +14,7 @@ interrupted is. What is random is named by (seed, stage, step).
 import csv
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from core.command import Refused, end_of, refusing, take_sigterm
 from core.controlvideo import scenes as scene
 from core.controlvideo import small
 from core.controlvideo.metrics import score
@@ -97,11 +99,11 @@ class Run:
         """Return whether a stage is done.
 
         Raises:
-            ValueError: it was done with other settings.
+            Refused: it was done with other settings.
         """
         noted = self.notes().get(stage)
         if noted and noted["settings"] != settings:
-            raise ValueError(
+            raise Refused(
                 f"{self.out} has its {stage} of {noted['settings']}, want {settings}: take another "
                 "folder, or that recipe"
             )
@@ -187,10 +189,9 @@ class Run:
         net = small.make_controlnet(unet)
         unet.requires_grad_(False)
         text_encoder.requires_grad_(False)
+        without = self.recipe.without_caption_controlled
         for step, take in self.train(net, name, self.recipe.control_steps):
-            noised, t, wanted, words, seen = self.batch(
-                stage, step, self.recipe.without_caption_controlled
-            )
+            noised, t, wanted, words, seen = self.batch(stage, step, without)
             states = encode(tokenizer, text_encoder, words)
             found = controlled(unet, net, noised, t, states, scene.control(seen, kind))
             take(weighed(found - wanted, seen, self.recipe.emphasis))
@@ -302,10 +303,8 @@ def weighed(off: Tensor, seen: scene.Scenes, emphasis: float) -> Tensor:
 
 def encode(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, words: Sequence[str]) -> Tensor:
     """Return the states of prompts, `[B, tokens, width]`."""
-    ids = tokenizer(
-        list(words), padding="max_length", max_length=small.TOKENS, return_tensors="pt"
-    ).input_ids
-    return text_encoder(ids)[0]
+    ids = tokenizer(list(words), padding="max_length", max_length=small.TOKENS, return_tensors="pt")
+    return text_encoder(ids.input_ids)[0]
 
 
 def controlled(
@@ -376,19 +375,24 @@ def digest(path: Path) -> dict[str, Any]:
 @click.option("--control", "controls", multiple=True, type=click.Choice(scene.CONTROLS))
 @click.option("--seed", default=0, show_default=True)
 @click.option("--quiet", is_flag=True, help="No progress.")
-def main(out: Path, smoke: bool, controls: tuple[str, ...], seed: int, quiet: bool) -> None:
+def cli(out: Path, smoke: bool, controls: tuple[str, ...], seed: int, quiet: bool) -> None:
     """Train the small text-to-image model and its ControlNets on procedural scenes."""
     recipe = Recipe(**{**asdict(SMOKE if smoke else Recipe()), "seed": seed})
-    try:
+    with refusing(ValueError):
         run = Run(out, recipe, show=not quiet)
-        run.base()
-        run.objects()
-        for kind in controls or scene.CONTROLS:
-            run.controlnet(kind)
-        run.card()
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
+    run.base()
+    run.objects()
+    for kind in controls or scene.CONTROLS:
+        run.controlnet(kind)
+    run.card()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line, that of this process if none is given; return the exit code."""
+    resume = "the same command goes on with the stage"
+    return end_of(cli, arguments, "python -m core.controlvideo.pretrain", resume=resume)
 
 
 if __name__ == "__main__":
-    main()
+    take_sigterm()
+    sys.exit(main())

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from core.controlvideo._films import FILMS, RATE, first_line, gif, mp4, of_film
+from core.command import first_line
+from core.controlvideo._films import FILMS, RATE, gif, mp4, of_film
 from core.controlvideo._places import BY, MANIFEST, PICTURES, check_target, told_by
 from core.files import sweep, whole_folder, write_bytes
 

@@ -41,6 +41,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from core.command import PATH, Refused, end_of
 from core.files import write_json
 from core.kernels._choice import triton_interprets
 from core.kernels._launch import Example
@@ -267,16 +268,17 @@ def _cells(row: Row) -> list[str]:
     type=click.Choice([str(arch) for arch in SHARED]),
     help="Compute capability to compile for, again for another; default: all.",
 )
-@click.option("--json", "path", type=click.Path(path_type=Path), help="Write the rows here too.")
-def main(ops: tuple[str, ...], archs: tuple[str, ...], path: Path | None) -> None:
+@click.option("--json", "path", type=PATH, help="Write the rows here too.")
+def cli(ops: tuple[str, ...], archs: tuple[str, ...], path: Path | None) -> int:
     """Compile the kernels of the ops OP, or of all, and look at their machine code.
 
-    Exits with 0 if all is fine, 1 if a kernel breaks a rule, 2 if nothing can be compiled.
+    Exits with 0 if all is fine, 1 if a kernel breaks a rule, 2 if nothing can be compiled here, 130
+    if interrupted.
     """
     if find_spec("triton") is None:
-        raise click.UsageError("want Triton, which is not installed: pip install 'triton>=3.6'")
+        raise Refused("want Triton, which is not installed: pip install 'triton>=3.6'")
     if triton_interprets():
-        raise click.UsageError(
+        raise Refused(
             "want Triton's compiler, got its interpreter, which TRITON_INTERPRET chose when Triton "
             "was imported: start this process without that variable"
         )
@@ -288,7 +290,7 @@ def main(ops: tuple[str, ...], archs: tuple[str, ...], path: Path | None) -> Non
     if path is not None:
         _write(path, rows)
     show(rows)
-    sys.exit(1 if any(row.faults for row in rows) else 0)
+    return int(any(row.faults for row in rows))
 
 
 def _write(path: Path, rows: list[Row]) -> None:
@@ -304,5 +306,10 @@ def _write(path: Path, rows: list[Row]) -> None:
     write_json(path, outcome)
 
 
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line, that of this process if none is given; return the exit code."""
+    return end_of(cli, arguments, "python -m core.kernels.aot")
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

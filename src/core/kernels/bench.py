@@ -8,13 +8,15 @@ the ceilings allow at best), peak memory, and the same for each peer, in this pr
 ratio is the peer's time divided by ours.
 
 The result goes to `book/evidence/gpu_kernels/<op>-<cpu or name of the GPU>.json` below the current
-folder, once all cases are through. Exit codes: 0 done, 1 a check failed, 2 refused.
+folder, once all cases are through. Exit codes: 0 done, 1 failed, a check say, 2 refused or asked
+wrongly, 130 interrupted.
 """
 
 import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -27,6 +29,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from core.command import Failed, Refused, end_of, refusing
 from core.files import write_text
 from core.kernels._ceilings import ceilings_of
 from core.kernels._measure import Row, Wrong, measure
@@ -37,12 +40,6 @@ from core.provenance import provenance
 OUT = Path("book", "evidence", "gpu_kernels")
 WIDTH = 144
 Document = dict[str, Any]
-
-
-class Refused(click.ClickException):
-    """What was asked for cannot be done here; one line says why."""
-
-    exit_code = 2
 
 
 def run(
@@ -68,10 +65,8 @@ def run(
         Refused: no such op, peer or device; a peer that was named cannot run here.
         Wrong: the op failed its check.
     """
-    try:
+    with refusing(ValueError):
         subject = load(op)
-    except ValueError as error:
-        raise Refused(str(error)) from error
     kind = _kind(device)
     chosen = _chosen(op, subject, kind, peers)
     with _one_thread(kind):
@@ -117,7 +112,7 @@ def cli(op: str, peers: tuple[str, ...], device: str, out: Path | None) -> None:
     try:
         document = run(op, device, peers, progress=console.print)
     except Wrong as error:
-        raise click.ClickException(f"the check failed, nothing is written. {error}") from error
+        raise Failed(f"the check failed, nothing is written. {error}") from error
     console.print(as_table(document))
     for line in reasons(document):
         console.print(line)
@@ -233,5 +228,10 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
+def command_line(arguments: list[str] | None = None) -> int:
+    """Run the command line, that of this process if none is given; return the exit code."""
+    return end_of(cli, arguments, "python -m core.kernels.bench")
+
+
 if __name__ == "__main__":
-    cli()
+    sys.exit(command_line())

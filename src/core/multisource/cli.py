@@ -2,7 +2,8 @@
 
     python -m core.multisource advise data.csv --by source
 
-Exit codes: 0 done; 2 refused, with one line that says why.
+Exit codes: 0 done; 1 failed; 2 refused, with one line that says why, or asked wrongly; 130
+interrupted.
 """
 
 import json
@@ -12,6 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from core.command import FILE, end_of, refusing
 from core.multisource._csv import read_samples
 from core.multisource.pooling import THRESHOLD, Advice
 from core.multisource.pooling import advise as advise_on
@@ -28,7 +30,7 @@ def names(_: click.Context, __: click.Parameter, value: str | None) -> list[str]
 
 
 @cli.command()
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("data", type=FILE)
 @click.option("--by", required=True, help="Column that says which source a line is from.")
 @click.option("--columns", callback=names, help="Columns of numbers, and commas; else all others.")
 @click.option("--sources", callback=names, help="Sources to compare, and commas; else all.")
@@ -48,8 +50,9 @@ def advise(
     """
     if len(delimiter) != 1:
         raise click.BadParameter(f"want one character, got {delimiter!r}", param_hint="--delimiter")
-    samples = read_samples(data, by=by, columns=columns, delimiter=delimiter)
-    advice = advise_on(samples.x, samples.source, columns=samples.columns, sources=sources)
+    with refusing(ValueError):
+        samples = read_samples(data, by=by, columns=columns, delimiter=delimiter)
+        advice = advise_on(samples.x, samples.source, columns=samples.columns, sources=sources)
     if as_json:
         click.echo(json.dumps(advice.as_dict(), indent=1, ensure_ascii=False))
     else:
@@ -85,14 +88,4 @@ def show(advice: Advice, console: Console) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line, that of this process if none is given; return the exit code."""
-    try:
-        return cli.main(arguments, "python -m core.multisource", standalone_mode=False) or 0
-    except click.ClickException as wrong:
-        click.echo(f"refused: {wrong.format_message()}", err=True)
-    except OSError as error:
-        click.echo(f"refused: {error.filename}: {error.strerror}", err=True)
-    except ValueError as error:
-        click.echo(f"refused: {error}", err=True)
-    except click.Abort:
-        return 130
-    return 2
+    return end_of(cli, arguments, "python -m core.multisource")

@@ -4,21 +4,23 @@
     python -m core.mup check diffusers:DiTTransformer2DModel
     python -m core.mup doctor train.py:make --base num_attention_heads=4
 
-Exit codes: 0 done, and right; 1 done, and not flat or not right; 2 refused, or it could not be
-done; 130 interrupted.
+Exit codes: 0 done, and right; 1 done, and not flat or not right, or it failed; 2 refused, or asked
+wrongly; 130 interrupted.
 """
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
+from core.command import FILE, Failed, Refused, end_of, refusing
 from core.mup import _shown, script
 from core.mup._asked import (
     ABOVE_ZERO,
-    FILE,
     JSON,
     MODEL,
     PARAMETRIZATION,
@@ -36,8 +38,26 @@ from core.mup.coordinates import coord_check
 from core.mup.doctor import examine
 from core.mup.explain import COLUMNS, rows
 from core.mup.initial import RECIPES
+from core.mup.plan import Plan
 from core.mup.rules import OPTIMIZERS
 from core.mup.source import source_of
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Refuse what is wrong of a request; what somebody's class raises is a failure, with its place.
+
+    Raises:
+        Refused: a value or a file is wrong.
+        Failed: anything else went wrong.
+    """
+    try:
+        with refusing(ValueError, OSError):
+            yield
+    except (Refused, Failed):
+        raise
+    except Exception as error:  # at a width that the class does not take
+        raise Failed(script.one_line(error)) from error
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -61,6 +81,7 @@ def cli() -> None:
 @PARAMETRIZATION
 @SAVE
 @JSON
+@told()
 def explain(
     source: str, optimizer: str, parametrization: str, save: Path | None, json: bool, **asked: Any
 ) -> None:
@@ -75,8 +96,7 @@ def explain(
     """
     made = planned(source, source_of(source), **asked).under(parametrization)
     note_wider(made)
-    if save is not None:
-        made.save(save)
+    keep(made, save)
     if json:
         found = [dict(zip(COLUMNS, row, strict=True)) for row in rows(made, optimizer)]
         _shown.as_json({"model": source, "rows": found, "warnings": made.warnings})
@@ -101,6 +121,7 @@ def explain(
 @click.option("--device", default="cpu", show_default=True, callback=usable, help="Where to train.")
 @PARAMETRIZATION
 @JSON
+@told()
 def check(
     source: str,
     loss: str | None,
@@ -150,6 +171,7 @@ def check(
 @PARAMETRIZATION
 @SAVE
 @JSON
+@told()
 def doctor(
     source: str,
     model: str | None,
@@ -179,9 +201,8 @@ def doctor(
     made = loaded(saved, asked) if saved else plan_of(script.bare(built), model, asked)
     note_wider(made)
     base = script.model_and_optimizer(tuned) if tuned else None
-    if save is not None:
-        made.save(save)
     found = examine(made.under(parametrization), built, optimizers, tuned=base, **how)
+    keep(made, save)
     if json:
         _shown.as_json(found.as_dict())
     else:
@@ -189,28 +210,24 @@ def doctor(
     return int(bool(found.findings))
 
 
+def keep(made: Plan, save: Path | None) -> None:
+    """Write a plan to a file, if there is to be one.
+
+    Raises:
+        Failed: it could not be written.
+    """
+    try:
+        if save is not None:
+            made.save(save)
+    except OSError as error:
+        raise Failed(f"{save} could not be written: {error.strerror}") from error
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line, that of this process if none is given; return the exit code."""
-    try:
-        with warnings.catch_warnings():
-            # of diffusers, about its own future
-            warnings.simplefilter("ignore", FutureWarning)
-            return cli.main(arguments, "python -m core.mup", standalone_mode=False) or 0
-    except click.exceptions.NoArgsIsHelpError as no_command:
-        no_command.show()
-        return 2
-    except click.ClickException as wrong:
-        click.echo(f"refused: {wrong.format_message()}", err=True)
-        return 2
-    except (ValueError, OSError) as why:
-        click.echo(f"refused: {why}", err=True)
-        return 2
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        return 130
-    except Exception as error:  # of somebody's class, at a width that it does not take
-        click.echo(f"failed: {script.one_line(error)}", err=True)
-        return 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of diffusers, about its own future
+        return end_of(cli, arguments, "python -m core.mup")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import click
 import torch
 from torch import nn
 
+from core.command import FILE, first_line, options
 from core.mup import script
 from core.mup.families import FAMILIES, Family
 from core.mup.initial import RECIPES
@@ -17,7 +18,6 @@ from core.mup.plan import Plan, plan
 from core.mup.source import name_of, source_of
 from core.mup.widths import full_config
 
-FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 ABOVE_ZERO = click.FloatRange(0, min_open=True)
 IMAGES = 16
 """Of a check on digits."""
@@ -54,7 +54,7 @@ def usable(_: click.Context, __: click.Parameter, device: str) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise click.BadParameter(f"{device!r} cannot be used: {script.first_line(error)}") from None
+        raise click.BadParameter(f"{device!r} cannot be used: {first_line(error)}") from None
     return device
 
 
@@ -63,17 +63,6 @@ def writable(_: click.Context, __: click.Parameter, file: Path | None) -> Path |
     if file is not None and not file.parent.is_dir():
         raise click.BadParameter(f"want a file in a folder that exists, got {file}")
     return file
-
-
-def options(*chosen: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the decorator that is all of these."""
-
-    def together(function: Callable[..., Any]) -> Callable[..., Any]:
-        for one in reversed(chosen):
-            function = one(function)
-        return function
-
-    return together
 
 
 MODEL = options(

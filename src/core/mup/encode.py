@@ -16,18 +16,17 @@ from typing import Any
 
 import click
 
+from core.command import PATH, end_of, option, refusing, take_sigterm
 from core.mup.encoding import Asked, Encoding
 from core.mup.latents import INDEX, read_index
 from core.mup.pictures import find
-from core.train.command import declining, end_of, option, take_sigterm
+from core.train.command import training
 from core.train.distributed import start
-
-FOLDER = click.Path(path_type=Path)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@option("--images", type=FOLDER, required=True, help="Folder with a sub-folder for each class.")
-@option("--out", type=FOLDER, required=True, help="Folder for the latents; goes on where it is.")
+@option("--images", type=PATH, required=True, help="Folder with a sub-folder for each class.")
+@option("--out", type=PATH, required=True, help="Folder for the latents; goes on where it is.")
 @option(
     "--vae",
     required=True,
@@ -39,7 +38,7 @@ FOLDER = click.Path(path_type=Path)
 @option("--mirrored", is_flag=True, help="Keep mirrored pictures too, and draw one of both.")
 @option(
     "--class-names",
-    type=FOLDER,
+    type=PATH,
     help="File with a sub-folder's name in each line, label 0 first; else all, sorted.",
 )
 @option("--skip-bad", is_flag=True, help="Leave out what cannot be read, count and list it.")
@@ -58,6 +57,7 @@ FOLDER = click.Path(path_type=Path)
     default="auto",
     help="Where the VAE runs; auto: on a GPU if there is one, one for each process.",
 )
+@training(memory="take a smaller --batch")
 def cli(**asked: Any) -> int:
     """Encode pictures once, for `python -m core.mup.train`.
 
@@ -66,7 +66,7 @@ def cli(**asked: Any) -> int:
     """
     out: Path = asked["out"]
     with ExitStack() as stack:
-        with declining(ValueError, OSError, ImportError):
+        with refusing(ValueError, OSError, ImportError):
             how = Asked(**{field.name: asked[field.name] for field in fields(Asked)})
             if asked["workers"] < 1:
                 raise ValueError(f"want --workers >= 1, got {asked['workers']}")
@@ -96,8 +96,7 @@ def _names(path: Path | None) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line, that of this process if none is given; return the exit code."""
-    memory = "take a smaller --batch"
-    return end_of(cli, arguments, "python -m core.mup.encode", memory=memory)
+    return end_of(cli, arguments, "python -m core.mup.encode", resume="the same command goes on")
 
 
 if __name__ == "__main__":

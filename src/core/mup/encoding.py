@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from core.command import first_line
 from core.files import sweep, write_json, write_text
 from core.mup.latents import (
     FORMAT,
@@ -103,8 +104,7 @@ class Encoder(nn.Module):
         except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"want --vae to be a folder, or a name on the hub, of an AutoencoderKL, got "
-                f"{source}: "
-                f"{str(error).splitlines()[0]}"
+                f"{source}: {first_line(error)}"
             ) from error
         self.vae, self.mean_only = vae.eval().requires_grad_(False), mean_only
         self.scale = float(vae.config.scaling_factor)

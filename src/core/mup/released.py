@@ -24,6 +24,7 @@ import torch
 from diffusers.models.embeddings import PatchEmbed
 from torch import Tensor
 
+from core.command import first_line
 from core.mup.dit import EMBEDDER, SharedDiT, fill_
 
 HEAD_DIM, BASE_WIDTH = 72, 288
@@ -132,7 +133,7 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
         with torch.serialization.safe_globals([Namespace]):
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is no file of tensors: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{path} is no file of tensors: {first_line(error)}") from error
     if not isinstance(found, dict) or not found:
         raise ValueError(f"{path} holds a {type(found).__name__}; want a checkpoint of DiT-muP")
     return found

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.command import first_line
 from core.mup._settings import as_list
 
 Made = tuple[nn.Module, list[torch.optim.Optimizer]]
@@ -120,11 +121,6 @@ def one_line(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" (at {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {first_line(error)}{place}"
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says."""
-    return (str(error).strip().splitlines() or ["no reason given"])[0]
 
 
 def _module(name: str) -> ModuleType:

@@ -26,28 +26,27 @@ import os
 import sys
 from contextlib import ExitStack
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import click
 
+from core.command import PATH, end_of, option, refusing, take_sigterm
 from core.mup._training import RESULT, Network, Options, Run
 from core.mup.latents import Latents
 from core.mup.trainer import Recipe
-from core.train.command import declining, deterministic, end_of, option, take_sigterm
+from core.train.command import RESUME, deterministic, training
 from core.train.distributed import Kind, start
 from core.train.folder import check_out
 from core.train.order import batches
 
-FOLDER = click.Path(path_type=Path)
 BEST = -10.0
 """Base-2 logarithm of the learning rate that was best on the authors' proxies of DiT."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@option("--data", type=FOLDER, required=True, help="Latents, by python -m core.mup.encode.")
+@option("--data", type=PATH, required=True, help="Latents, by python -m core.mup.encode.")
 @option(
-    "--out", type=FOLDER, required=True, help="Folder for the result; may exist, hold no other run."
+    "--out", type=PATH, required=True, help="Folder for the result; may exist, hold no other run."
 )
 @option(
     "--resume",
@@ -107,6 +106,7 @@ BEST = -10.0
 @option("--log-every", type=int, default=100, help="Steps that a line of the log is the mean of.")
 @option("--save-every", type=int, default=5000, help="Steps between two checkpoints.")
 @option("--keep", type=int, default=2, help="Checkpoints that stay.")
+@training(memory="run fewer images --at-once, or take --bfloat16 or --shard fsdp2")
 def cli(**asked: Any) -> int:
     """Train DiT under muP on latents of images (arXiv:2505.15270).
 
@@ -117,11 +117,11 @@ def cli(**asked: Any) -> int:
     """
     if asked["deterministic"]:
         deterministic()
-    with declining(ValueError):
+    with refusing(ValueError):
         network, options = network_of(asked), options_of(asked)
         check_out(options.out, resume=options.resume, results=[RESULT])
     with ExitStack() as stack:
-        with declining(ValueError, OSError, ImportError):
+        with refusing(ValueError, OSError, ImportError):
             world = stack.enter_context(start(asked["device"], group=options.shard == "fsdp2"))
             recipe = recipe_of(asked)
             run = Run(network, recipe, options, world)
@@ -208,8 +208,7 @@ def _warn(recipe: Recipe) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line, that of this process if none is given; return the exit code."""
-    memory = "run fewer images --at-once, or take --bfloat16 or --shard fsdp2"
-    return end_of(cli, arguments, "python -m core.mup.train", memory=memory)
+    return end_of(cli, arguments, "python -m core.mup.train", resume=RESUME)
 
 
 if __name__ == "__main__":

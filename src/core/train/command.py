@@ -1,37 +1,16 @@
-"""What the training commands have in common: how they are asked, what they refuse, how they end.
-
-Exit codes: 0 done; 1 began and failed; 2 refused, and nothing was written; 130 interrupted, by
-Ctrl-C or by SIGTERM.
-"""
+"""What training commands have in common beside `core.command`."""
 
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import click
 import torch
 
+from core.command import Failed, first_line
 from core.train.folder import Diverged
 
-
-class Declined(Exception):
-    """What is asked cannot be done; nothing was written."""
-
-
-@contextmanager
-def declining(*kinds: type[Exception]) -> Iterator[None]:
-    """Take errors of these kinds for a refusal."""
-    try:
-        yield
-    except kinds as error:
-        raise Declined(str(error)) from error
-
-
-def option(*names: str, **how: Any) -> Any:
-    """Return a click option that shows its default, if it has one."""
-    return click.option(*names, show_default=how.get("default") is not None, **how)
+RESUME = "--resume goes on from the last checkpoint"
+"""What to do after an interruption."""
 
 
 def deterministic() -> None:
@@ -40,40 +19,19 @@ def deterministic() -> None:
     torch.use_deterministic_algorithms(True)
 
 
-def end_of(command: click.Command, arguments: list[str] | None, name: str, *, memory: str) -> int:
-    """Run a command and return its exit code; what went wrong is told in a line.
+@contextmanager
+def training(*, memory: str) -> Iterator[None]:
+    """Tell in a line that memory is short, or that a run diverged; also decorates a command.
 
     Args:
-        command: returns None, or a code.
-        arguments: those of this process where None.
-        name: as people call it, `python -m core.vrpo.train`.
-        memory: what to do where memory is short.
+        memory: what to do where it is short.
+
+    Raises:
+        Failed: one of the two.
     """
     try:
-        return command.main(arguments, name, standalone_mode=False) or 0
-    except Declined as why:
-        return _told(2, f"refused: {why}")
-    except click.ClickException as wrong:
-        return _told(2, f"refused: {wrong.format_message()}")
+        yield
     except torch.OutOfMemoryError as error:
-        return _told(1, f"failed: {str(error).splitlines()[0]}: {memory}")
+        raise Failed(f"{first_line(error)}: {memory}") from error
     except Diverged as found:
-        return _told(1, f"diverged: {found}")
-    except (ValueError, OSError) as error:
-        return _told(1, f"failed: {error}")
-    except (KeyboardInterrupt, click.Abort):
-        return _told(130, "interrupted: --resume goes on from the last checkpoint")
-
-
-def _told(code: int, line: str) -> int:
-    click.echo(line, err=True)
-    return code
-
-
-def take_sigterm() -> None:
-    """Take a SIGTERM for a Ctrl-C, from now on."""
-    signal.signal(signal.SIGTERM, _interrupt)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+        raise Failed(f"it diverged: {found}") from found

@@ -14,7 +14,8 @@ from typing import Any
 
 import click
 
-from core.train.command import declining, deterministic, end_of, option, take_sigterm
+from core.command import PATH, end_of, option, refusing, take_sigterm
+from core.train.command import RESUME, deterministic, training
 from core.train.distributed import start
 from core.train.folder import check_out
 from core.vrpo._asked import design_of, options_of, recipe_of
@@ -22,8 +23,6 @@ from core.vrpo._options import check_scores, read_data
 from core.vrpo._run import RESULTS, Run, precompute_scores
 from core.vrpo.preferences import Preferences
 from core.vrpo.trainer import Recipe
-
-FOLDER = click.Path(path_type=Path)
 
 
 def at_once(_: click.Context, __: click.Parameter, value: str) -> int | None:
@@ -53,15 +52,15 @@ def proposal(_: click.Context, __: click.Parameter, value: str | None) -> Any:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@option("--model", type=FOLDER, required=True, help="Folder of a LLaDA checkpoint: the start.")
-@option("--data", type=FOLDER, required=True, help="Preferences: JSON Lines, Parquet, a folder.")
-@option("--out", type=FOLDER, help="Folder for the result; may exist, but hold no other run.")
+@option("--model", type=PATH, required=True, help="Folder of a LLaDA checkpoint: the start.")
+@option("--data", type=PATH, required=True, help="Preferences: JSON Lines, Parquet, a folder.")
+@option("--out", type=PATH, help="Folder for the result; may exist, but hold no other run.")
 @option(
     "--resume",
     is_flag=True,
     help="Go on with the run in --out, or begin it: repeat its other options.",
 )
-@option("--tokenizer", type=FOLDER, help="Folder or tokenizer.json; else the model's.")
+@option("--tokenizer", type=PATH, help="Folder or tokenizer.json; else the model's.")
 @option("--eos", default="tokenizer", callback=eos, help="End of a response: tokenizer, none, ID.")
 @option("--max-length", type=int, help="Longest prompt and response, in tokens; else the model's.")
 @option("--skip-bad", is_flag=True, help="Leave out bad lines, count and list them.")
@@ -114,9 +113,9 @@ def proposal(_: click.Context, __: click.Parameter, value: str | None) -> Any:
 @option("--across-pair", is_flag=True, help="The same random numbers for chosen and rejected.")
 @option("--cross-fitted", is_flag=True, help="Weigh each half's gradient by the other half.")
 @option("--seed", type=int, default=0, help="Of order, masks and adapters.")
-@option("--reference", type=FOLDER, help="Folder of the reference; else the start.")
-@option("--reference-scores", type=FOLDER, help="Its scores, precomputed: no second model.")
-@option("--precompute-reference", type=FOLDER, help="Only write such scores to this file.")
+@option("--reference", type=PATH, help="Folder of the reference; else the start.")
+@option("--reference-scores", type=PATH, help="Its scores, precomputed: no second model.")
+@option("--precompute-reference", type=PATH, help="Only write such scores to this file.")
 @option(
     "--lora",
     type=int,
@@ -153,6 +152,7 @@ def proposal(_: click.Context, __: click.Parameter, value: str | None) -> Any:
 @option("--deterministic", is_flag=True, help="On a GPU: the same bits in every run; slower.")
 @option("--save-every", type=int, default=50, help="Steps between two checkpoints.")
 @option("--keep", type=int, default=2, help="Checkpoints that stay.")
+@training(memory="run fewer sequences --at-once, or take --checkpointing, --lora or --shard fsdp2")
 def cli(**asked: Any) -> int:
     """Train a masked diffusion language model on preferences (VRPO, arXiv:2505.19223).
 
@@ -164,7 +164,7 @@ def cli(**asked: Any) -> int:
     """
     if asked["deterministic"]:
         deterministic()
-    with declining(ValueError):
+    with refusing(ValueError):
         options, design = options_of(asked), design_of(asked)
         scores: Path | None = asked["precompute_reference"]
         if scores is None:
@@ -172,7 +172,7 @@ def cli(**asked: Any) -> int:
         else:
             check_scores(scores)
     with ExitStack() as stack:
-        with declining(ValueError, OSError, ImportError):
+        with refusing(ValueError, OSError, ImportError):
             world = stack.enter_context(start(asked["device"], group=options.shard == "fsdp2"))
             data = read_data(options)
             recipe = recipe_of(asked, design, len(data.kept))
@@ -209,8 +209,7 @@ def _warn(recipe: Recipe) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line, that of this process if none is given; return the exit code."""
-    memory = "run fewer sequences --at-once, or take --checkpointing, --lora or --shard fsdp2"
-    return end_of(cli, arguments, "python -m core.vrpo.train", memory=memory)
+    return end_of(cli, arguments, "python -m core.vrpo.train", resume=RESUME)
 
 
 if __name__ == "__main__":
