@@ -182,11 +182,11 @@ def test_resume_leaves_alone_what_is_done_and_refuses_another_run(here, capsys):
 def test_a_run_that_diverges_says_so_and_is_not_begun_again(here, capsys):
     assert train("--steps 40 --log2-lr 90 --save-every 1") == 1
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith("diverged: the ")
+    assert told.startswith("failed: it diverged: the ")
     assert "at a base learning rate of 1.238e+27: lower it" in told
     run = record(here / "out")
     assert run["status"] == "diverged"
-    assert f"diverged: {run['reason']}" == told
+    assert f"failed: it diverged: {run['reason']}" == told
     assert not (here / "out" / "model").exists()
     assert train("--steps 40 --log2-lr 90 --save-every 1 --resume") == 1
     assert capsys.readouterr().err == told + "\n"
