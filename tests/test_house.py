@@ -132,14 +132,6 @@ def test_a_paper_says_what_differs_and_what_was_reproduced(paper):
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_a_chapter_defines_nothing(name):
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    tree = ast.parse(CHAPTERS[name].script.read_text())
-    defined = [node.name for node in ast.walk(tree) if isinstance(node, kinds)]
-    assert not defined, f"move {', '.join(defined)} from book/{name}.py to src/core"
-
-
-@pytest.mark.parametrize("name", CHAPTERS)
 def test_saving_a_chapter_from_jupyter_changes_nothing(name, tmp_path):
     """A script goes to a notebook and back: quotes, order of metadata and header are canonical."""
     shutil.copy(ROOT / "jupytext.toml", tmp_path)
