@@ -30,7 +30,7 @@ PAPERS = [
 ]
 
 # papers stand on top; a room imports only what is below it
-FLOORS = {"provenance": 0, "kernels": 1, "train": 2}
+FLOORS = {"checks": 0, "provenance": 0, "kernels": 1, "train": 2}
 PAPER = 3
 APART = {"lab": set(), "batch": {"provenance"}, "bench": {"provenance"}}
 LINES = 400
@@ -78,6 +78,7 @@ def test_a_room_imports_only_what_is_below_it(path):
     ("room", "other", "fine"),
     [
         ("mesa", "kernels", True),
+        ("mesa", "checks", True),
         ("mesa", "mup", False),
         ("mesa", "lab", False),
         ("mesa", "batch", False),
