@@ -120,6 +120,18 @@ FAULTS = {
         lambda root: edit_script(root, "seed: int = 0", "seed = 0"),
         "parameter seed has no type; write seed: int",
     ),
+    "no seed": (
+        lambda root: edit_script(root, "seed: int = 0", "start: int = 0"),
+        "book/tiny.py: no seed; write seed: int = 0 in the parameters cell",
+    ),
+    "a seed of another type": (
+        lambda root: edit_script(root, "seed: int = 0", "seed: float = 0.0"),
+        "parameter seed is of type float; write seed: int = 0",
+    ),
+    "no device": (
+        lambda root: edit_script(root, 'device: str = "auto"\n', ""),
+        'no device; write device: str = "auto"',
+    ),
     "no parameters": (
         lambda root: (
             edit_script(root, 'tags=["parameters"]', 'tags=["other"]'),

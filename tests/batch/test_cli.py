@@ -92,6 +92,7 @@ def test_list_shows_title_scales_and_typed_parameters(book, monkeypatch, capsys)
         "  rate: float = 1.0",
         "  widths: list[int] = [1, 2]",
         "  name: str = 'die'",
+        "  device: str = 'auto'",
     ]
 
 

@@ -219,7 +219,7 @@ def test_the_record_is_valid_and_says_what_ran(book):
     record = json.loads((book / "a{seed}b" / "tiny.json").read_text())
     assert faults(record) == []
     assert record["given"] == {"rate": 2.0, "widths": [3], "name": "007", "seed": 7}
-    assert record["parameters"] == record["given"]
+    assert record["parameters"] == {**record["given"], "device": "auto"}
     assert (record["scale"], record["seed"], record["status"]) == ("long", 7, "done")
     assert [claim["here"] for claim in record["claims"]] == ["7.0"]
     assert [cell["index"] for cell in record["cells"]] == [1, 2, 3, 5, 6, 7, 8]

@@ -40,9 +40,9 @@ def rows(runs):
 
 def test_a_row_is_a_claim_of_a_run(rows):
     table = pd.read_csv(io.StringIO(as_csv(rows)))
-    assert list(table.columns[:6]) == [
+    assert list(table.columns[:7]) == [
         *("chapter", "scale", "seed"),
-        *("parameter.name", "parameter.rate", "parameter.widths"),
+        *("parameter.device", "parameter.name", "parameter.rate", "parameter.widths"),
     ]
     assert list(table["seed"]) == [0, 1, 2] * 2
     assert list(table["value"]) == [10.0, 11.0, 12.0, 20.0, 21.0, 22.0]

@@ -34,6 +34,7 @@ seed: int = 0  # base seed
 rate: float = 1.0
 widths: list[int] = [1, 2]
 name: str = "die"
+device: str = "auto"
 
 # %%
 import sys

@@ -17,6 +17,7 @@ from core.batch.records import Record, faults
 from core.command import Refused
 
 REFRESH = "python -m core.batch refresh {}"
+WANTED = {"seed": ("int", "0"), "device": ("str", '"auto"')}  # parameters of every chapter
 
 
 class Problem(NamedTuple):
@@ -62,10 +63,16 @@ def has_typed_parameters(it: Committed) -> Iterator[Problem]:
         return
     if not parameters:
         yield it.in_script("no parameters", 'tag a cell "parameters" and put seed: int = 0 in it')
+        return
     for parameter in parameters.values():
         if not parameter.annotation:
             what = f"parameter {parameter.name} has no type"
             yield it.in_script(what, f"write {parameter.name}: int = ..., or what it is")
+    for name, (kind, default) in WANTED.items():
+        found = parameters.get(name)
+        if not found or found.annotation not in ("", kind):  # without a type it is named above
+            what = f"parameter {name} is of type {found.annotation}" if found else f"no {name}"
+            yield it.in_script(what, f"write {name}: {kind} = {default} in the parameters cell")
 
 
 def defines_nothing(it: Committed) -> Iterator[Problem]:

@@ -1,34 +1,24 @@
 """What the doors of `core.mesa` refuse: one error type, and what is wanted beside what came."""
 
-from numbers import Integral
-
 import numpy as np
 
+from core.checks import at_least, shown
+
 T_REASON = "the loss sums t = 2..T-1"
-
-
-def at_least(least: int, *, because: str = "", **counts: object) -> None:
-    """Raise a ValueError unless all `counts` are integers >= `least`."""
-    for name, count in counts.items():
-        if not isinstance(count, Integral) or count < least:
-            reason = f" ({because})" if because else ""
-            raise ValueError(
-                f"want {name} >= {least}, an integer{reason}, got {name} = {_shown(count)}"
-            )
 
 
 def finite(**values: object) -> None:
     """Raise a ValueError unless all `values`, numbers or arrays of them, are real and finite."""
     for name, value in values.items():
         if not _is_finite(value):
-            raise ValueError(f"want finite {name}, got {name} = {_shown(value)}")
+            raise ValueError(f"want finite {name}, got {name} = {shown(value)}")
 
 
 def positive(**values: object) -> None:
     """Raise a ValueError unless all `values` are single numbers, finite and above zero."""
     for name, value in values.items():
         if not (_is_finite(value) and np.ndim(np.asarray(value)) == 0 and np.asarray(value) > 0):
-            raise ValueError(f"want {name} > 0 and finite, got {name} = {_shown(value)}")
+            raise ValueError(f"want {name} > 0 and finite, got {name} = {shown(value)}")
 
 
 def training_length(T: object) -> None:
@@ -39,13 +29,3 @@ def training_length(T: object) -> None:
 def _is_finite(value: object) -> bool:
     numbers = np.asarray(value)
     return numbers.dtype.kind in "biuf" and bool(np.isfinite(numbers).all())
-
-
-def _shown(value: object) -> str:
-    """Return what came, an array by its shape alone."""
-    shape = np.shape(np.asarray(value))
-    return (
-        f"an array {list(shape)} that is not"
-        if shape
-        else (repr(value) if isinstance(value, str) else str(value))
-    )

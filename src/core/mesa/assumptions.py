@@ -27,8 +27,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from core.checks import at_least
 from core.mesa import capability
-from core.mesa._checks import at_least, finite
+from core.mesa._checks import finite
 from core.mesa.flow import ReducedFlow
 from core.mesa.measure import Estimate
 from core.mesa.moment_tests import (

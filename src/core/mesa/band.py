@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.mesa._checks import at_least
+from core.checks import at_least
 from core.mesa.flow import ReducedFlow, harmonic
 from core.mesa.lsa import LinearSelfAttention, check_sequences
 from core.mesa.moments import Start

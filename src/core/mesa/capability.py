@@ -16,7 +16,8 @@ Source: arXiv:2405.16845v2, Section 4; the last two forms are ours.
 from itertools import product
 from math import sqrt
 
-from core.mesa._checks import at_least, finite
+from core.checks import at_least
+from core.mesa._checks import finite
 from core.mesa.moments import Kappas, Start
 
 

@@ -22,7 +22,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from core.mesa._checks import at_least, finite, positive
+from core.checks import at_least
+from core.mesa._checks import finite, positive
 from core.mesa.lsa import check_sequences
 from core.mesa.moments import Start
 from core.mesa.process import sample_sequences, tokens

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from core.mesa._checks import at_least, finite, positive, training_length
+from core.checks import at_least
+from core.mesa._checks import finite, positive, training_length
 from core.mesa.moments import Kappas, Start
 
 Curve = NDArray[np.float64]

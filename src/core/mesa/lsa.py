@@ -18,8 +18,9 @@ from typing import Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from core.checks import at_least
 from core.kernels.causal_linear_attention import causal_linear_attention
-from core.mesa._checks import at_least, positive
+from core.mesa._checks import positive
 from core.mesa.process import tokens
 
 Impl = Literal["loop", "causal"]

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.mesa._checks import at_least, finite
+from core.checks import at_least
+from core.mesa._checks import finite
 
 
 class Estimate(NamedTuple):

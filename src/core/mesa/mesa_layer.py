@@ -22,7 +22,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from core.mesa._checks import at_least, finite, positive
+from core.checks import at_least
+from core.mesa._checks import finite, positive
 from core.mesa.lsa import check_sequences
 
 Solver = Literal["solve", "sherman_morrison", "cg"]

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.mesa._checks import at_least, finite, positive
+from core.checks import at_least
+from core.mesa._checks import finite, positive
 
 Exponents = tuple[int, ...]
 

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from core.mesa._checks import at_least
+from core.checks import at_least
 from core.mesa.moments import Start
 
 

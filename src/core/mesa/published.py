@@ -12,7 +12,8 @@ from functools import cached_property
 
 import numpy as np
 
-from core.mesa._checks import at_least, positive, training_length
+from core.checks import at_least
+from core.mesa._checks import positive, training_length
 from core.mesa.flow import ReducedFlow
 from core.mesa.moments import Start, gaussian, sparse
 from core.mesa.population import Population

@@ -21,7 +21,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from core.mesa._checks import at_least, finite, positive, training_length
+from core.checks import at_least
+from core.mesa._checks import finite, positive, training_length
 
 Matrix = NDArray[np.float64]
 

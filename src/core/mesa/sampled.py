@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.mesa._checks import at_least, positive
+from core.checks import at_least
+from core.mesa._checks import positive
 from core.mesa.lsa import BLOCK, LinearSelfAttention, check_sequences, loss_and_gradient
 from core.mesa.process import tokens
 from core.mesa.quadratic import QuadraticLoss, Weights

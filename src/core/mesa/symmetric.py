@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from core.mesa._checks import at_least, finite, training_length
+from core.checks import at_least
+from core.mesa._checks import finite, training_length
 from core.mesa.population import Population
 from core.mesa.quadratic import Matrix, Weights, diagonal_weights
 

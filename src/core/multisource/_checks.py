@@ -1,14 +1,6 @@
 """What the doors of `core.multisource` refuse: one error type, and what is wanted beside it."""
 
-from numbers import Integral
-
-
-def at_least(least: int, *, because: str = "", **counts: object) -> None:
-    """Raise a ValueError unless all `counts` are integers >= `least`."""
-    for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, Integral) or count < least:
-            reason = f" ({because})" if because else ""
-            raise ValueError(f"want {name} >= {least}, an integer{reason}, got {name} = {count!r}")
+from core.checks import at_least
 
 
 def fraction(**values: float) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.multisource._checks import at_least
+from core.checks import at_least
 from core.multisource.bracketing import ArmFamily
 from core.multisource.ensemble import Parameters, relu_layers, relu_network, size
 from core.multisource.tree import Conditionals, prefixes

@@ -24,7 +24,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from core.multisource._checks import at_least, comparison, fraction
+from core.checks import at_least
+from core.multisource._checks import comparison, fraction
 
 Array = NDArray[np.float64]
 LogBracket = Callable[[Array], Array]

@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from core.multisource._checks import at_least
+from core.checks import at_least
 from core.multisource.bounds import Array
 
 

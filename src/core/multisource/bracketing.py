@@ -20,7 +20,7 @@ from functools import partial
 
 import numpy as np
 
-from core.multisource._checks import at_least
+from core.checks import at_least
 from core.multisource.bounds import Array, LogBracket
 
 

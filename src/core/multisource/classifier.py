@@ -14,7 +14,8 @@ import torch
 from scipy.stats import beta
 from torch import Tensor
 
-from core.multisource._checks import at_least, fraction
+from core.checks import at_least
+from core.multisource._checks import fraction
 from core.multisource.certified import LowerBound
 from core.train.seeds import generator
 

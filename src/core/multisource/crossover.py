@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import erf
 
-from core.multisource._checks import at_least, comparison
+from core.checks import at_least
+from core.multisource._checks import comparison
 from core.multisource.bounds import Array
 from core.multisource.gaussians import Setting, draw_counts
 from core.multisource.pooling import THRESHOLD, kept_part

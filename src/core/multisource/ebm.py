@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.checks import at_least
 from core.multisource._blocks import MEMORY, rows_at_a_time
-from core.multisource._checks import at_least
 from core.multisource.bracketing import EbmFamily
 from core.multisource.ensemble import Parameters, relu_layers, relu_network, size
 from core.multisource.grid import Energy, midpoints

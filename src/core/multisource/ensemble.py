@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.multisource._checks import at_least
+from core.checks import at_least
 from core.multisource._tensor_checks import sources_with_data
 from core.train.seeds import generator
 

@@ -23,7 +23,7 @@ from scipy import stats
 from scipy.special import erf
 from torch import Tensor
 
-from core.multisource._checks import at_least
+from core.checks import at_least
 from core.multisource._tensor_checks import sources_with_data
 from core.multisource.bounds import Array
 from core.multisource.gaussian_tv import equal_covariance_tv

@@ -23,8 +23,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from core.checks import at_least
 from core.multisource._blocks import MEMORY, rows_at_a_time, shown
-from core.multisource._checks import at_least
 from core.multisource.certified import EPS, Certified
 
 MOST_CELLS = 2**32

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.multisource._checks import at_least
+from core.checks import at_least
 from core.multisource.ensemble import Parameters, relu_layers, relu_network, size
 
 DELTA = 1e-3

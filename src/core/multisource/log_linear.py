@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.multisource._checks import at_least
+from core.checks import at_least
 from core.multisource._tensor_checks import sources_with_data
 from core.multisource.fisher import shared_design, single_design
 

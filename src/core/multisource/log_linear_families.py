@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.multisource._checks import at_least
+from core.checks import at_least
 from core.multisource.fisher import FisherLaw, fisher_law
 from core.multisource.log_linear import Block, fit
 from core.multisource.tree import prefixes

@@ -15,7 +15,8 @@ import math
 import torch
 from torch import Tensor
 
-from core.multisource._checks import at_least, fraction
+from core.checks import at_least
+from core.multisource._checks import fraction
 from core.multisource.certified import Certified
 
 

@@ -15,8 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from core.checks import at_least
 from core.multisource._blocks import MEMORY, rows_at_a_time
-from core.multisource._checks import at_least
 from core.multisource._tensor_checks import probabilities
 from core.multisource.certified import EPS, Certified
 
