@@ -28,10 +28,9 @@ def test_json_is_readable_text(path):
     assert path.read_bytes() == '{\n "name": "Müller"\n}\n'.encode()
 
 
-def test_a_temporary_name_keeps_the_suffix(tmp_path):
-    me = os.getpid()
-    assert part_of(tmp_path / "a.b.ipynb").name == f"a.b.part.{me}.ipynb"
-    assert part_of(tmp_path / "model").name == f"model.part.{me}"
+def test_what_is_half_written_is_not_found_by_its_suffix(path):
+    part_of(path).write_text("half of")
+    assert list(path.parent.glob("*.json")) == [path]
 
 
 def test_a_file_that_cannot_be_written_leaves_the_one_before(path):
@@ -82,8 +81,8 @@ def test_a_killed_process_leaves_what_was_there_and_is_swept_up(path, name):
 
 
 def test_sweeping_spares_the_living_and_what_is_no_part(tmp_path):
-    stay = [f"a.part.{os.getpid()}.json", "a.part.1.json", "a.part.x.json", "a.part.json", "a.json"]
-    go = [f"a.part.{DEAD}.json", f"a.b.part.{DEAD}", f"a.part.{DEAD}"]
+    stay = [part_of(tmp_path / "a").name, "a.part.1", "a.part.1.json", "a.part.x", "a.part", "a"]
+    go = [f"a.part.{DEAD}", f"a.b.part.{DEAD}", f"a.ipynb.part.{DEAD}.ipynb"]
     for name in (*stay, *go):
         (tmp_path / name).write_text("")
     sweep(tmp_path, ".+")

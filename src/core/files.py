@@ -1,10 +1,9 @@
 """Files and folders that are whole or not there.
 
 What is written stands under a temporary name beside its place, is flushed to the disk, and renamed:
-a kill or a full disk at any moment leaves what was there before. The temporary name of `tiny.ipynb`
-is `tiny.part.PID.ipynb`. It keeps the suffix, by which papermill and others choose a format, and it
-names the process, so that `sweep` knows what is left of one that was killed. A name without
-`.part.` is always a whole file.
+a kill or a full disk at any moment leaves what was there before. The temporary name of `tiny.json`
+is `tiny.json.part.PID`: who looks for `*.json` does not find it, and `sweep` knows what a process
+left that was killed. A name without `.part.` is always a whole file.
 """
 
 import json
@@ -16,12 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-PART = re.compile(r"(.+)\.part\.(\d{1,9})(\.[^.]+)?")
+# writers that go by a suffix have one behind
+PART = re.compile(r"(?P<name>.+)\.part\.(?P<pid>\d{1,9})(\.\w+)?")
 
 
 def part_of(path: Path) -> Path:
     """Return the temporary name under which this process writes `path`."""
-    return path.with_name(f"{path.stem}.part.{os.getpid()}{path.suffix}")
+    return path.with_name(f"{path.name}.part.{os.getpid()}")
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
@@ -112,9 +112,7 @@ def sweep(folder: Path, names: str) -> None:
     """
     for path in list(folder.iterdir()):
         part = PART.fullmatch(path.name)
-        if part is None or _lives(int(part[2])):
-            continue
-        if re.fullmatch(names, part[1] + (part[3] or "")):
+        if part and re.fullmatch(names, part["name"]) and not _lives(int(part["pid"])):
             _remove(path)
 
 

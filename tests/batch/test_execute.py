@@ -53,7 +53,7 @@ def started(root: Path, command: str) -> tuple[subprocess.Popen, Path]:
     )
     deadline = time.monotonic() + 40
     while time.monotonic() < deadline:
-        if any(runs(part, SLEEP) for part in out.glob("tiny.part.*.ipynb")):
+        if any(runs(part, SLEEP) for part in out.glob("tiny.ipynb.part.*.ipynb")):
             return runner, out
         time.sleep(0.05)
     raise AssertionError("the cell never started")
@@ -139,8 +139,9 @@ def test_a_killed_runner_takes_its_kernel_along(book, command):
 def test_a_success_removes_the_failure_and_what_dead_processes_left(book):
     out = book / "out"
     out.mkdir()
-    alive = out / "tiny.part.1.json"
-    for name in ("tiny.failed.ipynb", "tiny.failed.json", "tiny.part.999999999.ipynb", alive.name):
+    alive = out / "tiny.json.part.1"
+    dead = "tiny.ipynb.part.999999999.ipynb"
+    for name in ("tiny.failed.ipynb", "tiny.failed.json", dead, alive.name):
         (out / name).write_text("{}")
     told = []
     record = execute(job_of(book), lambda done, total: told.append((done, total)))

@@ -132,7 +132,7 @@ def test_a_killed_run_goes_on_with_the_shards_that_are_missing(here, monkeypatch
 
     monkeypatch.setattr(encoding, "write_shard", stops)
     assert encode("--vae none --shard 1") == 130
-    (here / "out" / "shard-00002.part.999999999.safetensors").write_text("half of")
+    (here / "out" / "shard-00002.safetensors.part.999999999").write_text("half of")
     with pytest.raises(ValueError, match="out is not finished: encode again"):
         Latents("out")
     first = (here / "out" / made[0]).stat().st_mtime_ns

@@ -148,7 +148,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_ones_before(tmp_path, mo
 def test_what_a_killed_process_left_half_written_is_swept(tmp_path):
     model, optimizer = make()
     train(model, optimizer, 0, 1)
-    (tmp_path / "step-00000001.part.999999999.pt").write_text("half of")
+    (tmp_path / "step-00000001.pt.part.999999999").write_text("half of")
     assert checkpoints(tmp_path) == []
     save(tmp_path, 1, model, optimizer, run=RUN, world=SINGLE)
     assert list(tmp_path.iterdir()) == checkpoints(tmp_path)

@@ -87,8 +87,8 @@ def test_a_file_of_another_origin_is_not_written_over(here, capsys, name, more):
 def test_only_what_a_killed_run_left_is_removed(here):
     out = here / "out"
     dead = f"part.{999_999_999}"
-    ours = [f"run.{dead}.json", f"log.{dead}.jsonl", f"checkpoints/step-00000001.{dead}.pt"]
-    mine = ["a.part.txt", f"book.{dead}", "run.part.old.json", f"checkpoints/step-1.{dead}.pt"]
+    ours = [f"run.json.{dead}", f"log.jsonl.{dead}", f"checkpoints/step-00000001.pt.{dead}"]
+    mine = ["a.part.txt", f"book.{dead}", "run.json.part.old", f"checkpoints/step-1.pt.{dead}"]
     for name in (*ours, *mine):
         write(out / name, 1)
     (out / "x.part.dir").mkdir()

@@ -64,6 +64,11 @@ class Job:
         """Where the partial notebook and its record are kept if the run fails."""
         return self.notebook.with_suffix(".failed.ipynb"), self.notebook.with_suffix(".failed.json")
 
+    @property
+    def draft(self) -> Path:
+        """What papermill saves after each cell; it warns of another suffix."""
+        return self.out / f"{part_of(self.notebook).name}.ipynb"
+
 
 class Incomplete(Exception):
     """The notebook ended without an error, and yet is no result."""
@@ -127,7 +132,7 @@ def execute(job: Job, tell: Tell = lambda done, total: None) -> Record:
         if not isinstance(error, Exception):
             raise
     finally:
-        part_of(job.notebook).unlink(missing_ok=True)
+        job.draft.unlink(missing_ok=True)
     return record
 
 
@@ -169,7 +174,7 @@ def _papermill(job: Job, trace: Trace) -> NotebookNode:
         executed = papermill.execute_notebook(
             copy.deepcopy(job.chapter.source),  # it is changed in place
             # papermill formats the path with the parameters: braces in it are to be kept
-            re.sub(r"[{}]", r"\g<0>\g<0>", str(part_of(job.notebook).resolve())),
+            re.sub(r"[{}]", r"\g<0>\g<0>", str(job.draft.resolve())),
             job.given,
             cwd=job.chapter.script.parent,
             progress_bar=False,
@@ -238,6 +243,6 @@ def _keep_failed(job: Job, partial: NotebookNode | None, record: Record) -> None
 def _partial(job: Job) -> NotebookNode | None:
     """Return what papermill had saved, None if it is torn, as on a full disk."""
     try:
-        return nbformat.read(part_of(job.notebook), as_version=4)
+        return nbformat.read(job.draft, as_version=4)
     except (OSError, ValueError):
         return None
