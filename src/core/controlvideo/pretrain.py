@@ -11,12 +11,10 @@ the hashes of its files. What stands there is not done again by the same command
 interrupted is. What is random is named by (seed, stage, step).
 """
 
-import csv
 import hashlib
 import json
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -35,6 +34,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from core.command import Refused, end_of, refusing, take_sigterm
 from core.controlvideo import scenes as scene
 from core.controlvideo import small
+from core.controlvideo._losses import Log
 from core.controlvideo.metrics import score
 from core.provenance import provenance
 from core.train.checkpoint import write_json
@@ -245,11 +245,18 @@ class Run:
         model.eval()
 
     def keep(self, model: Any, name: str) -> None:
-        """Write a part of the checkpoint in half precision, whole or not at all."""
+        """Write a part of the checkpoint in half precision, whole or not at all.
+
+        Raises:
+            OSError: it could not be written.
+        """
         part = self.out / f"{name}.part"
         for old in (part, self.out / name):
             shutil.rmtree(old, ignore_errors=True)
-        model.half().save_pretrained(part)
+        try:
+            model.half().save_pretrained(part)
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(f"{self.out / name} could not be written: {error}") from error
         part.rename(self.out / name)
         model.float()
 
@@ -261,40 +268,6 @@ class Run:
             kinds = [name.removeprefix("controlnet_") for name in nets]
             card(self.out, kinds, images=self.recipe.on_card, seed=self.recipe.seed)
             self.made("card", settings, [])
-
-
-class Log:
-    """The loss of a stage, its mean over each 20 steps, as a table."""
-
-    EVERY = 20
-
-    def __init__(self, path: Path) -> None:
-        """Name the file."""
-        self.path, self.losses, self.began = path, [], time.monotonic()
-
-    def __enter__(self) -> "Log":
-        """Write the head."""
-        self.file = self.path.open("w", newline="")
-        self.table = csv.writer(self.file)
-        self.table.writerow(["step", "loss", "seconds"])
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Close the file."""
-        self.file.close()
-
-    def take(self, loss: float) -> None:
-        """Take the loss of one step."""
-        self.losses.append(loss)
-        if len(self.losses) % self.EVERY == 0:
-            seconds = time.monotonic() - self.began
-            self.table.writerow([len(self.losses), f"{self.recent:.5f}", f"{seconds:.0f}"])
-            self.file.flush()
-
-    @property
-    def recent(self) -> float:
-        """The mean of the last steps."""
-        return float(np.mean(self.losses[-self.EVERY :]))
 
 
 def weighed(off: Tensor, seen: scene.Scenes, emphasis: float) -> Tensor:
