@@ -87,6 +87,18 @@ def test_a_folder_of_something_else_is_refused(tmp_path, capsys):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_full_disk_is_told_in_a_line_and_the_stage_is_still_to_be_done(copy, full, capsys):
+    notes = json.loads((copy / "manifest.json").read_text())
+    del notes["objects"]
+    (copy / "manifest.json").write_text(json.dumps(notes))
+    with full():
+        assert command(copy, "--smoke", "--control", "edges") == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed")]
+    assert line.startswith(f"failed: {copy}/text_encoder could not be written: ")
+    assert "objects" not in json.loads((copy / "manifest.json").read_text())
+    assert command(copy, "--smoke", "--control", "edges") == 0
+
+
 def test_a_stage_that_was_killed_is_done_again(copy):
     """It left a folder, half of the next one, and no note."""
     before, notes = contents(copy), json.loads((copy / "manifest.json").read_text())

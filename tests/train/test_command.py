@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from core.command import Failed
 from core.train.command import training
@@ -13,10 +14,11 @@ from core.train.folder import Diverged
     [
         (torch.OutOfMemoryError("none left\nat all"), "none left: take less"),
         (torch.OutOfMemoryError(), "no reason given: take less"),
+        (SafetensorError("no space\nleft"), "weights could not be written: no space"),
         (Diverged("a loss of nan"), "it diverged: a loss of nan"),
     ],
 )
-def test_short_memory_and_a_loss_that_is_none_are_failures(error, said):
+def test_what_ends_a_training_is_a_failure_in_a_line(error, said):
     with pytest.raises(Failed) as failed, training(memory="take less"):
         raise error
     assert str(failed.value) == said

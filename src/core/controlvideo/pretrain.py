@@ -11,11 +11,9 @@ the hashes of its files. What stands there is not done again by the same command
 interrupted is. What is random is named by (seed, stage, step).
 """
 
-import csv
 import hashlib
 import json
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -34,6 +33,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from core.command import Refused, end_of, refusing, take_sigterm
 from core.controlvideo import scenes as scene
 from core.controlvideo import small
+from core.controlvideo._losses import Log
 from core.controlvideo.metrics import score
 from core.files import whole_folder, write_json
 from core.provenance import provenance
@@ -244,11 +244,18 @@ class Run:
         model.eval()
 
     def keep(self, model: Any, name: str) -> None:
-        """Write a part of the checkpoint in half precision, whole or not at all."""
+        """Write a part of the checkpoint in half precision, whole or not at all.
+
+        Raises:
+            OSError: it could not be written.
+        """
         path = self.out / name
         path.parent.mkdir(exist_ok=True)
-        with whole_folder(path, over=True) as new:
-            model.half().save_pretrained(new)
+        try:
+            with whole_folder(path, over=True) as new:
+                model.half().save_pretrained(new)
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(f"{path} could not be written: {error}") from error
         model.float()
 
     def card(self) -> None:
@@ -259,40 +266,6 @@ class Run:
             kinds = [name.removeprefix("controlnet_") for name in nets]
             card(self.out, kinds, images=self.recipe.on_card, seed=self.recipe.seed)
             self.made("card", settings, [])
-
-
-class Log:
-    """The loss of a stage, its mean over each 20 steps, as a table."""
-
-    EVERY = 20
-
-    def __init__(self, path: Path) -> None:
-        """Name the file."""
-        self.path, self.losses, self.began = path, [], time.monotonic()
-
-    def __enter__(self) -> "Log":
-        """Write the head."""
-        self.file = self.path.open("w", newline="")
-        self.table = csv.writer(self.file)
-        self.table.writerow(["step", "loss", "seconds"])
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Close the file."""
-        self.file.close()
-
-    def take(self, loss: float) -> None:
-        """Take the loss of one step."""
-        self.losses.append(loss)
-        if len(self.losses) % self.EVERY == 0:
-            seconds = time.monotonic() - self.began
-            self.table.writerow([len(self.losses), f"{self.recent:.5f}", f"{seconds:.0f}"])
-            self.file.flush()
-
-    @property
-    def recent(self) -> float:
-        """The mean of the last steps."""
-        return float(np.mean(self.losses[-self.EVERY :]))
 
 
 def weighed(off: Tensor, seen: scene.Scenes, emphasis: float) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from safetensors import SafetensorError
 
 from core.command import Failed, first_line
 from core.train.folder import Diverged
@@ -21,17 +22,19 @@ def deterministic() -> None:
 
 @contextmanager
 def training(*, memory: str) -> Iterator[None]:
-    """Tell in a line that memory is short, or that a run diverged; also decorates a command.
+    """Tell in a line that memory or the disk is short, or that a run diverged; decorates a command.
 
     Args:
         memory: what to do where it is short.
 
     Raises:
-        Failed: one of the two.
+        Failed: one of the three.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise Failed(f"{first_line(error)}: {memory}") from error
+    except SafetensorError as error:  # what it makes of a full disk
+        raise Failed(f"weights could not be written: {first_line(error)}") from error
     except Diverged as found:
         raise Failed(f"it diverged: {found}") from found
