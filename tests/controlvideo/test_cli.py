@@ -201,7 +201,7 @@ def test_a_norm_or_a_preview_that_will_differ_is_noted(tuned, cli):
     code, told = cli(f"{line} --norm video --preview --out key.png")
     assert code == 0
     assert "note: the adapter was tuned with norm 'frame', and is used with 'video'" in told
-    assert "by norms over the video and tuned temporal branches" in told
+    assert "because of norms over the video, tuned temporal branches" in told
     assert "note: " not in cli(f"{line} --out out.mp4")[1]
 
 
