@@ -394,6 +394,7 @@ for ax, number in zip(axes, ("error", "ground_flicker", "object_flicker"), stric
 # within a factor of 1.1); else the claim is undecided. {glue:text}`controlvideo-cases` videos are too few for what tuning and the branch add (videos of other seeds
 # tell otherwise), for where the branch starts, for key frames from shared noise, and for how often a prompt is followed: scale `long` has eight videos with five seeds each, and {doc}`claims` shows its verdicts; scale `ablations` has the other rungs, among
 # them the choice of the key frame, where and in which place branches are, and tuned queries as in {cite:t}`wu2023tuneavideo`.
+# Where a branch starts is told by the rung *drawn* beside *full*, which scale `long` has and this page has not.
 #
 # (controlvideo-e3)=
 # (controlvideo-e5)=
@@ -1163,7 +1164,10 @@ if base_model:
 # ## What was not tried
 #
 # The choice of the key frame, of what is tuned and of the branches' place is part of the ladder at scale `ablations`; the paper's own
-# numbers for them could not be had.
+# numbers for them could not be had. The run that is kept of it, `book/evidence/controlvideo/ablations.ipynb`, tells none of these
+# choices apart, from shared noise: neither the middle frame, two keys nor sparse-causal attention from the first frame as the key,
+# nor branches before or after the attention, in the decoder alone or in the middle block too, nor tuned queries from tuned
+# output projections. All four projections, tuned, come nearest to leaving zero out.
 #
 # (controlvideo-e7)=
 # (controlvideo-e8)=
