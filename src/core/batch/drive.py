@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 WINDOW = 500  # tasks handed over at a time: many workers may join, and the memory stays the same
-PATIENCE = "15s"  # for the first worker to come
+PATIENCE = 15.0  # seconds, for the first worker to come
 PAUSE = 1.0  # seconds before asking again for what another process is at
 
 
@@ -85,7 +85,7 @@ class Drive:
             self.client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError:
             what = "tasks wait, and none is lost; start workers, or look at the cluster's queue"
-            self.say(f"no worker has come within {PATIENCE.removesuffix('s')} seconds: {what}")
+            self.say(f"no worker has come within {PATIENCE:g} seconds: {what}")
 
     def _expect_gpus(self) -> None:
         """Refuse to wait for a GPU among workers that have none; where none is yet, some may."""
