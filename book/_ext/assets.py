@@ -30,19 +30,24 @@ def lighten(
     context: dict[str, Any],
     _doctree: nodes.document | None,
 ) -> None:
-    """Defer the scripts of a page; deferred ones keep their order."""
+    """Defer the scripts of a page; deferred ones keep their order.
+
+    Not those of the search, whose template calls them while the page is read.
+    """
     equations = app.env.get_domain("math").has_equations(page)  # type: ignore[attr-defined]
     kept = []
     for script in context["script_files"]:
-        name, body = str(script.filename or ""), script.attributes.get("body", "")
-        if "thebe" in name or "THEBE" in body or ("mathjax" in name and not equations):
+        name, given = str(script.filename or ""), script.attributes
+        if "thebe" in name or "THEBE" in given.get("body", ""):
             continue
-        if (
-            name
-            and not name.endswith(AT_ONCE)
-            and not {"async", "defer"} & {*script.attributes}
-        ):
-            script.attributes["defer"] = "defer"
+        if "mathjax" in name and not equations:
+            continue
+        at_once = page == "search" or not name or name.endswith(AT_ONCE)
+        if not at_once and not {"async", "defer"} & {*given}:
+            # a new one: pages share them
+            script = type(script)(
+                script.filename, priority=script.priority, **given, defer="defer"
+            )
         kept.append(script)
     context["script_files"] = kept
 
