@@ -5,6 +5,8 @@ text is read. MathJax is left out where no equation is, and Thebe, which Jupyter
 left out: it would fetch a kernel from the network.
 """
 
+import html
+import textwrap
 from typing import Any
 
 from docutils import nodes
@@ -67,8 +69,5 @@ def describe(
     )
     if (first := next(told, None)) is None:
         return
-    text = " ".join(first.astext().split())
-    if len(text) > LONG:
-        text = text[: LONG - 1].rsplit(" ", 1)[0] + " …"
-    text = text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    text = html.escape(textwrap.shorten(first.astext(), LONG, placeholder=" …"))
     context["metatags"] += f'\n<meta name="description" content="{text}" />'
