@@ -32,7 +32,7 @@ V: int = 126_464  # tokens of its vocabulary
 # Triton chooses between its compiler and its interpreter as it is *imported*, for the whole process.
 # So the variable is set above the imports, and what needs the compiler runs elsewhere.
 
-# %% tags=["inputs"]
+# %% tags=["hide-input", "inputs"]
 import os
 
 os.environ["TRITON_INTERPRET"] = "1"

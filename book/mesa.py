@@ -469,9 +469,6 @@ ledger.record(
 # $$ (mesa-ols)
 #
 # Both are identities; they hold for every sequence, trained on or not.
-#
-# (mesa-e5)=
-# (mesa-e6)=
 
 # %%
 ab = normal.flow.limit
@@ -484,6 +481,11 @@ turned = torch.polar(torch.ones_like(theta), theta) * recalled
 step_error = (forward - gradient_step_predict(x, ab)).abs().max().item()
 eq3_error = (forward[:, 26] - turned).abs().max().item()
 
+# %% [markdown]
+# (mesa-e5)=
+# (mesa-e6)=
+
+# %%
 learns = "the layer learns W by one gradient step of size ab/(t-1) on its context"
 applies = "it then applies the learned W to the last token"
 rows = [

@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # One model for many sources
+# # Pooling pays where sources hardly differ
 #
 # {cite:t}`wang2025multisource` compare a generative model for each source of data (a class, a language,
 # a scanner) with one model that is told which source to imitate: they bound the error of both in total
@@ -59,7 +59,7 @@ channels: list[int] = [64, 128]  # of the U-Net that learns them, level by level
 
 # %% tags=["hide-input", "inputs"]
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import torch
@@ -248,6 +248,8 @@ for s in [*dict.fromkeys(s for p in panels.values() for s in p), *larger]:
         rows.append(
             (s, way, np.quantile(R, 0.95), R.max(), tv_bound(log_N, s.n), tight.bound)
         )
+
+# %% tags=["hide-input", "remove-stdout"]
 most = np.array([r[3] for r in rows])
 quantile, bound, tightened = (np.array([r[i] for r in rows]) for i in (2, 4, 5))
 loose, tighter = bound / quantile, bound / tightened
@@ -271,30 +273,27 @@ for way in ("single", "multi"):
 for (way, which), n in starts.items():
     print(f"{way:6} {which} is below 1 from n = {n:,}")
 
+# %%
+grid = np.geomspace(100, 100_000, 13).astype(int).tolist()
+simulated = [simulate(Setting(5, n), 500, generator(seed, n)) for n in grid]
+falling = {}
+for way in ("single", "multi"):
+    log_N = wide.log_bracket(5, multi=way == "multi")
+    falling["printed", way] = [tv_bound(log_N, n) for n in grid]
+    falling["tightened", way] = [tv_bound_tight(log_N, n).bound for n in grid]
+    risks = [
+        risk(getattr(each, way), Setting(5, n))
+        for n, each in zip(grid, simulated, strict=True)
+    ]
+    falling["error", way] = [np.quantile(each, 0.95) for each in risks]
+
 # %% mystnb={"figure": {"caption": "Five sources in ten dimensions, half of them shared: the guarantee as printed, the same proof with its free number chosen best, and the 95 % quantile of the error. Above the grey line a bound says nothing.", "name": "multisource-bounds"}, "image": {"alt": "Three pairs of falling lines on double logarithmic axes; the printed bound is highest, the tightened one lower, and the error far below both."}}
 fig, (ax,) = figure()
-grid = np.geomspace(100, 100_000, 13).astype(int)
-for way, style in (("single", "--"), ("multi", "-")):
-    log_N = wide.log_bracket(5, multi=way == "multi")
-    quantiles = [
-        np.quantile(
-            risk(
-                getattr(
-                    simulate(Setting(5, int(n)), 500, generator(seed, int(n))), way
-                ),
-                Setting(5, int(n)),
-            ),
-            0.95,
-        )
-        for n in grid
-    ]
-    lines = {
-        "printed": ([tv_bound(log_N, int(n)) for n in grid], "measured"),
-        "tightened": ([tv_bound_tight(log_N, int(n)).bound for n in grid], "further"),
-        "error": (quantiles, "exact"),
-    }
-    for name, (ys, colour) in lines.items():
-        ax.plot(grid, ys, style, color=COLOURS[colour], label=f"{name}, {way}")
+styles = {"single": "--", "multi": "-"}
+colours = {"printed": "measured", "tightened": "further", "error": "exact"}
+for (name, way), ys in falling.items():
+    colour = COLOURS[colours[name]]
+    ax.plot(grid, ys, styles[way], color=colour, label=f"{name}, {way}")
 ax.axhline(1, color="0.6", lw=1)
 ax.set(xscale="log", yscale="log", xlabel="samples n", ylabel="$R_{TV}$")
 _ = ax.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
@@ -406,6 +405,8 @@ every = [
     for d in [*range(1, 51), 100, 1000]
     for eps in np.geomspace(1e-4, 1, 25)
 ]
+
+# %% tags=["remove-stdout"]
 largest = max(b.gap / b.eps for b in every)
 covers = min(float(b.margin(np.full(b.d, b.h))) for b in every)
 fits = all(b.cells(B) <= b.counted(B) for b in every for B in (0.1, 1.0, 7.3))
@@ -564,6 +565,8 @@ falls = all(
     for (s, a), (t, b) in pairwise(grid)
     if (s.K, s.n) == (t.K, t.n)
 )
+
+# %%
 by_sources = [expected(Setting(K, 1000)) for K in (1, 2, 4, 8, 16)]
 by_sources = [e.multi / e.single for e in by_sources]
 steady = [e.multi / e.single for e in by_n]
@@ -628,33 +631,36 @@ for K, part, beta, mean, law, *_ in table:
 
 # %% tags=["remove-stdout"]
 arm = Arm(network_D, d_e=8, L=network_layers, W=network_width)
+truths, samples_of = {}, {}  # [network_reps, K, sequences]
+for truth, K in product(("network", "unrelated"), network_K):
+    rng = generator(seed, 4, K)
+    if truth == "network":
+        start = ensemble.start(arm, network_reps, K, seed, dtype=torch.float64)
+        p = arm.joint(arm.log_probs(start))
+    else:
+        drawn = rng.dirichlet(np.ones(2**network_D), size=(network_reps, K))
+        p = torch.from_numpy(drawn)
+    truths[truth, K] = p
+    each = [draw_counts(of_run, network_n, 1, rng) for of_run in p]
+    samples_of[truth, K] = torch.cat(each)
+fitting = {"steps": network_steps, "lr": network_lr, "seed": seed + 1}
+
+# %% tags=["remove-stdout"]
 fits, bits, members_of = {}, {}, {}
-for truth in ("network", "unrelated"):
-    for K in network_K:
-        rng = generator(seed, 4, K)
-        if truth == "network":
-            drawn = ensemble.start(arm, network_reps, K, seed, dtype=torch.float64)
-            p = arm.joint(arm.log_probs(drawn))  # [network_reps, K, sequences]
-        else:
-            p = rng.dirichlet(np.ones(2**network_D), size=(network_reps, K))
-            p = torch.from_numpy(p)
-        bits[truth, K] = float(-torch.special.xlogy(p, p).sum(2).mean() / np.log(2))
-        counts = torch.cat([draw_counts(each, network_n, 1, rng) for each in p])
-        reached = -torch.special.xlogy(counts, p).sum((1, 2)) / network_n
-        for multi in (False, True):
-            fitted = ensemble.fit(
-                arm,
-                arm.counts(counts).to(where),
-                multi=multi,
-                steps=network_steps,
-                lr=network_lr,
-                seed=seed + 1,
-            )
-            members_of[truth, K, multi] = fitted.parameters
-            q = arm.joint(fitted.log_probs.cpu())
-            loss = -torch.special.xlogy(counts, q).sum((1, 2)) / network_n
-            error = enumerated_tv(q, p).value.mean(1).numpy()
-            fits[truth, K, multi] = (error, float((loss < reached).double().mean()))
+for (truth, K), p in truths.items():
+    bits[truth, K] = float(-torch.special.xlogy(p, p).sum(2).mean() / np.log(2))
+    counts = samples_of[truth, K]
+    reached = -torch.special.xlogy(counts, p).sum((1, 2)) / network_n
+    for multi in (False, True):
+        seen = arm.counts(counts).to(where)
+        fitted = ensemble.fit(arm, seen, multi=multi, **fitting)
+        members_of[truth, K, multi] = fitted.parameters
+        q = arm.joint(fitted.log_probs.cpu())
+        loss = -torch.special.xlogy(counts, q).sum((1, 2)) / network_n
+        error = enumerated_tv(q, p).value.mean(1).numpy()
+        fits[truth, K, multi] = (error, float((loss < reached).double().mean()))
+
+# %% tags=["hide-input", "remove-stdout"]
 learnt = arm.family(members_of["network", network_K[-1], True])
 arm_bound = tv_bound(learnt.log_bracket(network_K[-1], multi=True), network_n)
 gains = {at: interval(1 - fits[*at, True][0] / fits[*at, False][0]) for at in bits}
@@ -705,31 +711,13 @@ print("bound of Theorem 4.3:", ", ".join(f"{b:.1f}" for b in at_paper))
 
 # %% mystnb={"figure": {"caption": "Table 4 of the paper (text extraction), autoregressive networks of 10 tokens at n = 30,000: errors of single and multi (dots), what relative frequencies would err (band: uniform to Dirichlet truths), and what counting parameters would make of the single errors (dashed).", "name": "multisource-table-4"}, "image": {"alt": "All but the first dot of the single-source error lie inside the band of relative frequencies and rise with the number of sources; dots of the multi-source error level off above the dashed line."}}
 fig, (ax,) = figure()
-ax.fill_between(
-    table_4["K"],
-    frequencies["uniform"],
-    frequencies["Dirichlet(1)"],
-    color=COLOURS["faint"],
-    alpha=0.4,
-    label="frequencies",
-)
-ax.plot(table_4["K"], table_4["single"], "o", color=COLOURS["paper"], label="single")
-ax.plot(
-    table_4["K"],
-    table_4["multi"],
-    "s",
-    mfc="none",
-    color=COLOURS["paper"],
-    label="multi",
-)
-guess = np.array(predicted) * table_4["single"]
-ax.plot(
-    table_4["K"],
-    guess,
-    "--",
-    color=COLOURS["measured"],
-    label="single times the rate's ratio",
-)
+at, known = table_4["K"], {"color": COLOURS["paper"]}
+band = (frequencies["uniform"], frequencies["Dirichlet(1)"])
+ax.fill_between(at, *band, color=COLOURS["faint"], alpha=0.4, label="frequencies")
+ax.plot(at, table_4["single"], "o", **known, label="single")
+ax.plot(at, table_4["multi"], "s", mfc="none", **known, label="multi")
+guess, said = np.array(predicted) * table_4["single"], "single times the rate's ratio"
+ax.plot(at, guess, "--", color=COLOURS["measured"], label=said)
 ax.set(xlabel="sources K", ylabel="$R_{TV}$")
 _ = ax.legend()
 
@@ -822,18 +810,14 @@ rng = generator(seed, 6)
 counts = torch.cat([draw_counts(each, network_n, 1, rng) for each in p])
 ebm_errors, ebm_bounds = {}, {}
 for multi in (False, True):
-    fitted = ensemble.fit(
-        ebm,
-        counts[:, :, None].to(where),
-        multi=multi,
-        steps=network_steps,
-        lr=network_lr,
-        seed=seed + 1,
-    )
+    seen = counts[:, :, None].to(where)
+    fitted = ensemble.fit(ebm, seen, multi=multi, **fitting)
     q = fitted.log_probs.cpu().double().exp()[:, :, 0]
     ebm_errors[multi] = enumerated_tv(q, p).value.mean(1).numpy()
     of_class = ebm.family(fitted.parameters)
     ebm_bounds[multi] = tv_bound(of_class.log_bracket(3, multi=multi), network_n)
+
+# %%
 shapes = [[4, 4, 4], [10, 64, 64, 2], [3, 16, 16, 16, 1]]
 used = [
     try_lemmas(s, generator(seed, 7, i), draws=lemma_draws)
@@ -841,18 +825,16 @@ used = [
 ]
 rng = generator(seed, 8)
 brackets = []
-for D, c in (
-    (1, 4),
-    (1, 8),
-    (4, 8),
-    (10, 8),
-):  # energies (D.2), logits of sequences (C.7)
+sizes = [(1, 4), (1, 8), (4, 8), (10, 8)]  # energies (D.2), logits of sequences (C.7)
+for D, c in sizes:
     eps_H = 1 / (c * np.e * D)
     for _ in range(lemma_draws):
         logits = torch.from_numpy(rng.standard_normal((D, 5)))
         change = torch.from_numpy(rng.uniform(-eps_H, eps_H, size=(D, 5)))
         brackets.append(bracket_gap(logits, logits + change))
 widest, least = max(gap for gap, _ in brackets), min(margin for _, margin in brackets)
+
+# %%
 less = interval(1 - ebm_errors[True] / ebm_errors[False])
 print(f"energies: multi lower by {less.mean:.1%} ({less.low:+.1%} to {less.high:+.1%})")
 print(
@@ -925,6 +907,8 @@ relative = {
     way: np.array([getattr(a, way).mean() / a.single.mean() for a in shared])
     for way in ("multi", "chosen", "partial")
 }
+
+# %% tags=["hide-input", "remove-stdout"]
 one = shared[int(np.flatnonzero(scaled == 1)[0])]
 difference = one.multi - one.single
 crossing = difference.mean() / one.single.mean()
@@ -1029,7 +1013,6 @@ picked = {
 }
 if many:
     picked["all ten"] = tuple(range(10))
-recipe = Recipe(steps=steps)
 splits = {
     name: [data.digits(sources, n_k, seed=seed, run=run) for run in range(runs)]
     for name, sources in picked.items()
@@ -1043,6 +1026,9 @@ if image_root:
     splits["yours"] = [own(seed=seed + run).sources for run in range(runs)]
     shape = (3, image_size, image_size)
     builds["yours"] = partial(UNet, shape, len(image_classes), channels=channels)
+
+# %%
+recipe = Recipe(steps=steps)
 compared = {
     name: compare(
         split,

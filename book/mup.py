@@ -136,6 +136,13 @@ for name, planned in plans.items():
 family = FAMILIES["dit"]
 tripled = family.plan(heads=12, layers=1)  # m = 3: powers of two would hide errors
 doubles = ("cpu", torch.float64)
+settings = {
+    "epsilon 1e-8": (1e-8, None),
+    "epsilon 1e-4": (1e-4, None),
+    "clip 0.1": (1e-8, 0.1),
+}
+
+# %%
 gaps = {
     (what, scaled): gap(
         tripled,
@@ -147,11 +154,7 @@ gaps = {
         clip=clip,
         scaled=scaled,
     )
-    for what, eps, clip in (
-        ("epsilon 1e-8", 1e-8, None),
-        ("epsilon 1e-4", 1e-4, None),
-        ("clip 0.1", 1e-8, 0.1),
-    )
+    for what, (eps, clip) in settings.items()
     for scaled in (True, False)
 }
 for (what, scaled), apart in gaps.items():
@@ -207,6 +210,8 @@ checks = {
 moves = {of: check.slopes("moved")[2, :-1] for of, check in checks.items()}
 grown = {of: check.slopes("size")[:, :-1] for of, check in checks.items()}
 flat = {name: checks[name, "mup"].excess() for name in FAMILIES}
+
+# %% tags=["hide-input", "remove-stdout"]
 quote("mup-worst-move", max(np.abs(moves[n, "mup"]).max() for n in FAMILIES))
 quote("mup-worst-size", max(np.abs(grown[n, "mup"]).max() for n in FAMILIES))
 quote(
@@ -355,6 +360,8 @@ for h in heads:
         for planned, suffix in ((here.standard(), ""), (here, ", planned")):
             drawn = planned.build(recipe, seed=seed).get_parameter(name)
             spread[key + suffix].append(drawn.std().item())
+
+# %% tags=["remove-stdout"]
 images = draw(seed, 0, check_batch)
 untrained = [dit.plan(heads=h, **sizes) for h in heads]
 faded = [
@@ -369,6 +376,8 @@ slope = {key: np.polyfit(octaves, np.log2(v), 1)[0] for key, v in spread.items()
 fading = np.polyfit(octaves, np.log2(faded), 1)[0]  # one slope a seed
 slope["readout"] = fading.mean()
 fading_error = fading.std(ddof=1) / np.sqrt(fade_seeds)
+
+# %% tags=["hide-input", "remove-stdout"]
 quote("mup-fading-error", fading_error)
 slope["zero readout"] = checks["dit", "mup"].slopes("moved")[1, -1]
 for key, value in slope.items():
@@ -457,6 +466,8 @@ grows = plan(
     dit.config(heads=4, layers=1, head_dim=dims[-1]),
     base={"attention_head_dim": head_dim},
 )
+
+# %% tags=["remove-stdout"]
 logits = {
     rule: [
         np.mean(
@@ -475,6 +486,8 @@ logits = {
     ]
     for rule in ("attention / sqrt(d)", "mup")
 }
+
+# %% tags=["hide-input", "remove-stdout"]
 logit_slope = {
     r: np.polyfit(np.log2(dims), np.log2(v), 1)[0] for r, v in logits.items()
 }
@@ -785,6 +798,8 @@ share = {
 }
 looser = optimum.interval((found[:, 1] - found[:, 0]).mean(axis=1))
 warmed = optimum.interval((found[:, :, 1] - found[:, :, 0]).mean(axis=1))
+
+# %% tags=["hide-input", "remove-stdout"]
 for what, value in share.items():
     quote(f"mup-share-{what}", f"{value:.1%}")
 quote("mup-looser", f"{looser.mean:+.1%} ± {looser.error:.1%}")
@@ -861,6 +876,8 @@ epochs = final.baseline_epochs / final.epochs
 shares = cost.pixart_shares()
 params = [cost.pixart_parameters(n) / 1e9 for n in (4, 16)]
 expert = [cost.mmdit_share(), cost.mmdit_share(expert_trainings=4.0)]
+
+# %% tags=["hide-input", "remove-stdout"]
 quote("mup-at-ten", f"{at_ten} of {len(curves)}")
 quote("mup-censored", f"{censored} of {len(curves)}")
 quote("mup-epochs-ratio", epochs)
@@ -1021,6 +1038,8 @@ for alpha in (None, 0.5, 1.0):
         i for i, m in enumerate(check.modules) if m.endswith(("to_q", "ff.net.0"))
     ]
     inside[alpha] = np.median(moved[:, linear], axis=1)
+
+# %% tags=["hide-input", "remove-stdout"]
 quote("mup-depths", f"{depths[0]} to {depths[-1]}")
 for alpha, name in ((None, "none"), (0.5, "half"), (1.0, "one")):
     quote(f"mup-stream-{name}", f"{stream[alpha][0]:+.2f} to {stream[alpha][-1]:+.2f}")

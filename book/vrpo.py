@@ -562,6 +562,8 @@ shared, unshared = (
     for how in (True, False)
 )
 fitted = np.array([[w.cross_fitted(n) for w in worlds] for n in doubling[1:]])
+
+# %% tags=["hide-input", "remove-stdout"]
 norm, mean_norm, off, cosine, spread = range(5)  # of GradientMoments
 by_budget = (shared[0] / shared[3])[:, spread].mean()
 by_sharing = (unshared[3] / shared[3])[:, spread].mean()
@@ -754,6 +756,8 @@ better = {
     "all three": replace(base, counts="systematic", proposal=q, across_pair=True),
 }
 left_over = {k: second.score_variance(v, beta).mean() for k, v in better.items()}
+
+# %% tags=["hide-input", "remove-stdout"]
 for name, value in left_over.items():
     quote(f"vrpo-gain-{name.lower().replace(' ', '-')}", left_over["VRPO"] / value)
 quote("vrpo-debiased", bias[3].mean() / abs(jackknife[3].mean()))
@@ -845,6 +849,8 @@ bias_share = 1 - gap[:, exact_loss] / gap[:, plotted]
 tail = {k: np.array([o.curve[-steps // 4 :].mean() for o in runs[k]]) for k in designs}
 curves_apart = tail[designs[0]] - tail[designs[-1]]
 more = full - longer
+
+# %% tags=["hide-input", "remove-stdout"]
 for name, value in {
     "vrpo-jensen": bias_share.mean(),
     "vrpo-jensen-error": bias_share.std(ddof=1) / np.sqrt(run_seeds),

@@ -2,7 +2,8 @@
 
 Sphinx and the theme name their scripts so that a browser waits for each; none is needed before the
 text is read. MathJax is left out where no equation is, and Thebe, which Jupyter Book brings, is
-left out: it would fetch a kernel from the network.
+left out: it would fetch a kernel from the network. Entries of the bibliography are items of a list,
+as ARIA 1.2 has it, where docutils still writes the role that it took out.
 """
 
 import html
@@ -22,6 +23,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register, after those (priority 500) who add scripts to a page."""
     app.connect("html-page-context", lighten, priority=900)
     app.connect("html-page-context", describe, priority=900)
+    app.connect("html-page-context", list_entries, priority=900)
     return {"parallel_read_safe": True}
 
 
@@ -71,3 +73,15 @@ def describe(
         return
     text = html.escape(textwrap.shorten(first.astext(), LONG, placeholder=" …"))
     context["metatags"] += f'\n<meta name="description" content="{text}" />'
+
+
+def list_entries(
+    _app: Sphinx,
+    _page: str,
+    _template: str,
+    context: dict[str, Any],
+    _doctree: nodes.document | None,
+) -> None:
+    """Make the entries of a bibliography items of the list that docutils puts them into."""
+    if "body" in context:
+        context["body"] = context["body"].replace("doc-biblioentry", "listitem")

@@ -147,6 +147,10 @@ FAULTS = {
         lambda root: edit_script(root, "mean = ", "class C: pass\nmean = "),
         r"line \d+ defines C",
     ),
+    "a long cell": (
+        lambda root: edit_script(root, "mean = ", "pass\n" * 20 + "mean = "),
+        r"cell \d+ shows 2\d lines of code, of 20 at most; split it, or tag it",
+    ),
     "no caption": (
         lambda root: edit_script(root, '"caption": "A dot.", ', ""),
         "the figure of cell 5 has no caption",

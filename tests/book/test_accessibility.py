@@ -21,9 +21,6 @@ WITHOUT_WHAT_LOOKS_ALIKE = """count => {
 # (rule, what the element's html holds): whose it is
 KNOWN = {
     ("region", "navbar-brand"): "sphinx-book-theme sets the book's title outside a landmark",
-    ("aria-allowed-role", 'role="doc-biblioentry"'): "docutils marks up a bibliography so",
-    ("aria-deprecated-role", 'role="doc-biblioentry"'): "docutils marks up a bibliography so",
-    ("aria-required-children", 'class="citation-list"'): "docutils marks up a bibliography so",
 }
 
 

@@ -17,6 +17,7 @@ from core.batch.records import Record, faults
 from core.command import Refused
 
 REFRESH = "python -m core.batch refresh {}"
+LINES = 20  # of a code cell that a reader sees
 WANTED = {"seed": ("int", "0"), "device": ("str", '"auto"')}  # parameters of every chapter
 
 
@@ -82,6 +83,15 @@ def defines_nothing(it: Committed) -> Iterator[Problem]:
         if isinstance(node, kinds):
             what = f"line {node.lineno} defines {node.name}"
             yield it.in_script(what, "move it to the library: a chapter calls, it does not define")
+
+
+def cells_are_short(it: Committed) -> Iterator[Problem]:
+    """Refuse long code where readers see it: a hidden cell may be longer, and the parameters."""
+    for index, cell in nb.code_cells(it.chapter.source):
+        lines = len(cell.source.splitlines())
+        if lines > LINES and not {"hide-input", "parameters"} & {*cell.metadata.get("tags", [])}:
+            what = f"cell {index} shows {lines} lines of code, of {LINES} at most"
+            yield it.in_script(what, 'split it, or tag it "hide-input" if readers do not need it')
 
 
 def was_executed(it: Committed) -> Iterator[Problem]:
@@ -183,6 +193,7 @@ def figures_carry_numbers(it: Committed) -> Iterator[Problem]:
 CHAPTER_RULES = (
     has_typed_parameters,
     defines_nothing,
+    cells_are_short,
     was_executed,
     is_of_this_source,
     has_valid_record,
