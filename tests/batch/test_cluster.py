@@ -48,6 +48,20 @@ def test_jobs_of_slurm_execute_a_grid(book, tmp_path):
     until(lambda: not kernels_of(book))
 
 
+def test_a_job_that_is_not_taken_is_told_in_one_line(book, tmp_path):
+    (tmp_path / "bin").mkdir()
+    refusing = "#!/bin/sh\necho invalid partition: gpu >&2\nexit 1\n"
+    (tmp_path / "bin" / "sbatch").write_text(refusing)
+    (tmp_path / "bin" / "sbatch").chmod(0o755)
+    (book / "slurm.yaml").write_text(SLURM)
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    ended = batch_process(book, "grid", "tiny", "--cluster", "slurm.yaml", env={"PATH": path})
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("refused: slurm.yaml: no worker: ")
+    assert "invalid partition: gpu" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
 @pytest.mark.grid
 def test_without_its_certificate_nobody_gets_in(book, tmp_path, monkeypatch):
     monkeypatch.setattr("core.batch.cluster.WAIT", "3s")

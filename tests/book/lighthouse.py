@@ -72,14 +72,19 @@ def scores(address: str) -> dict[str, Any]:
 
 
 def main(site: str, *addresses: str) -> int:
-    """Run it on the addresses, all pages where none is named; return 1 below what is wanted."""
+    """Run it on the addresses, all pages where none is named; return 1 below what is wanted.
+
+    What is kept of other pages that still exist stays.
+    """
     handler = partial(Compressed, directory=site)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         here = f"http://127.0.0.1:{server.server_port}"
         found = {name: scores(f"{here}/{name}") for name in addresses or pages()}
         server.shutdown()
-    KEPT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+    kept = {name: it for name, it in (kept | found).items() if name in pages()}
+    KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     low = [
         f"{name}: {what} {it['scores'][what]}, wanted {least}"
         for name, it in found.items()

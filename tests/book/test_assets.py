@@ -1,8 +1,12 @@
 """What a page loads before it is shown, and what it says of itself."""
 
+import json
 import re
+from pathlib import Path
 
 import pytest
+
+LIGHTHOUSE = json.loads(Path(__file__).with_name("lighthouse.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("page", ["intro.html", "mesa.html", "claims.html", "api/lab.html"])
@@ -27,3 +31,10 @@ def test_a_page_describes_itself_by_its_first_paragraph(html):
     (told,) = re.findall(r'<meta name="description" content="([^"]*)"', text)
     assert 40 < len(told) <= 160
     assert "executed on" not in told
+
+
+def test_lighthouse_found_the_page_accessible_and_fast(address):
+    assert address in LIGHTHOUSE, "make lighthouse"
+    scores = LIGHTHOUSE[address]["scores"]
+    assert scores["accessibility"] == 100
+    assert scores["performance"] >= 90

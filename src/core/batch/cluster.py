@@ -81,7 +81,7 @@ def cluster_of(path: Path) -> Iterator["Client"]:
     """Make the cluster that a file describes, and close it at the end.
 
     Raises:
-        Refused: the file is none, or the class will not have it.
+        Refused: the file is none, or the class will not have it, or a worker's job is not taken.
     """
     dask = _dask()
     found = _read(path)
@@ -96,6 +96,7 @@ def cluster_of(path: Path) -> Iterator["Client"]:
             cluster.adapt(**workers)
         else:
             cluster.scale(workers)
+            _expect_submitted(dask, cluster, path)
         yield client
 
 
@@ -116,6 +117,29 @@ def gpus_here() -> list[str]:
     if not gpus:
         raise Refused("--gpu: this machine has none that can be seen")
     return gpus
+
+
+def _expect_submitted(dask: Any, cluster: Any, path: Path) -> None:
+    """Have it told that a job was not taken: dask only logs it, and then nobody ever comes."""
+    if not isinstance(cluster, dask.SpecCluster):
+        return
+    logging.getLogger("tornado.application").setLevel(logging.CRITICAL)  # raised here as well
+
+    async def submitted() -> None:
+        while len(cluster.workers) < len(cluster.worker_spec):
+            await asyncio.sleep(0.1)
+        try:
+            for worker in cluster.workers.values():
+                await worker  # one that could not start is started once more, and raises why not
+        finally:
+            for worker in cluster.workers.values():
+                if worker.status is dask.Status.created:
+                    worker.status = dask.Status.failed  # for the cluster to close
+
+    try:
+        cluster.sync(submitted)
+    except Exception as error:  # whatever the command that submits makes the class raise
+        raise Refused(f"{path}: no worker: {' '.join(str(error).split())}") from error
 
 
 async def _greet(dask: Any, address: str) -> None:
