@@ -34,7 +34,7 @@ PAPERS = [
 ]
 
 # papers stand on top; a room imports only what is below it
-GROUND = {"checks", "command", "files", "provenance", "stats"}
+GROUND = {"checks", "command", "files", "provenance", "stats", "timing"}
 FLOORS = dict.fromkeys(GROUND, 0) | {"kernels": 1, "train": 2}
 PAPER = 3
 APART = {"lab": set(), "batch": GROUND, "bench": GROUND}

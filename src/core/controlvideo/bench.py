@@ -4,8 +4,6 @@ The peer of key-frame attention is diffusers' own, of Text2Video-Zero, which rep
 frame's keys and values for every frame. Seconds are those of the processor.
 """
 
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,7 +20,7 @@ from core.controlvideo.clip import Clip
 from core.controlvideo.predictor import Stream
 from core.controlvideo.small import small
 from core.controlvideo.study import KEY_FRAME, Arm, Bench, draw_case
-from core.kernels._timing import alternate, peak_bytes
+from core.timing import alternate, peak_bytes, seconds_of
 
 Results = dict[str, dict[str, float | str]]
 
@@ -94,9 +92,9 @@ def memory(
 def edit(frames: int = 8, steps: int = 20, tuning: int = 60) -> Results:
     """Time an edit with guidance, an inversion and a tuning."""
     bench, case = Bench(small(), steps=steps), draw_case(0, 0, frames)
-    tuned = _seconds(lambda: bench.prepare(case, Arm(steps=tuning)))
-    shared = _seconds(lambda: bench.edit(case, KEY_FRAME, start="shared"))
-    inverted = _seconds(lambda: bench.edit(case, KEY_FRAME))
+    tuned = seconds_of(lambda: bench.prepare(case, Arm(steps=tuning)))
+    shared = seconds_of(lambda: bench.edit(case, KEY_FRAME, start="shared"))
+    inverted = seconds_of(lambda: bench.edit(case, KEY_FRAME))
     return {
         f"{frames} frames of the small model": {
             f"an edit, {steps} steps with guidance (s)": shared,
@@ -104,9 +102,3 @@ def edit(frames: int = 8, steps: int = 20, tuning: int = 60) -> Results:
             f"tuning, {tuning} steps (s)": tuned,
         }
     }
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    begin = time.process_time()
-    work()
-    return time.process_time() - begin

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from core.kernels._subject import Case, name_of
-from core.kernels._timing import alternate
+from core.timing import alternate
 
 
 class Size(NamedTuple):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core.kernels._ceilings import Ceilings
 from core.kernels._subject import Case, Peer, Results, Subject, all_of, name_of, results
-from core.kernels._timing import Call, alternate, free_bytes, peak_bytes
+from core.timing import Call, alternate, free_bytes, peak_bytes
 
 OURS = "ours"
 PEER = 4.0

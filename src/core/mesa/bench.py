@@ -25,6 +25,7 @@ from core.mesa.process import sample_sequences
 from core.mesa.published import INITS, Run, published_runs
 from core.mesa.quadratic import diagonal_weights, gaussian_weights
 from core.mesa.sampled import SampledLoss, train, weights_of
+from core.timing import seconds_of
 
 Way = Literal["loop", "passes", "sums"]
 Comparison = dict[str, float | str]
@@ -145,21 +146,20 @@ def _layer() -> LinearSelfAttention:
 
 def _loop(x: torch.Tensor) -> tuple[float, float]:
     """Two steps as published, the faster of them: the first also warms up."""
-    layer, seconds = _layer(), []
+    layer = _layer()
     optimizer = torch.optim.SGD(layer.parameters(), lr=LR)
-    for _ in range(2):
-        start = time.process_time()
+
+    def step() -> None:
         optimizer.zero_grad()
         layer.loss(x, impl="loop").backward()
         optimizer.step()
-        seconds.append(time.process_time() - start)
-    return 0.0, min(seconds)
+
+    return 0.0, min(seconds_of(step) for _ in range(2))
 
 
 def _passes(x: torch.Tensor) -> tuple[float, float]:
-    start = time.process_time()
-    train(_layer(), x, lr=LR, steps=3)  # four losses, three steps
-    return 0.0, (time.process_time() - start) / 4
+    seconds = seconds_of(lambda: train(_layer(), x, lr=LR, steps=3))  # four losses, three steps
+    return 0.0, seconds / 4
 
 
 def _sums(x: torch.Tensor) -> tuple[float, float]:

@@ -4,9 +4,6 @@ Seconds are those of the processor: what else the machine does leaves the ratios
 """
 
 import math
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
 
@@ -17,6 +14,7 @@ from core.multisource.gaussians import Setting, simulate
 from core.multisource.log_linear_families import draw_counts
 from core.multisource.published import SEEDS, measure_point_by_point, settings
 from core.multisource.tree import Tables, tree_tv
+from core.timing import alternate, seconds_of
 from core.train.seeds import generator
 
 Comparison = dict[str, float | str]
@@ -47,9 +45,9 @@ def study() -> list[Setting]:
 def gaussian_study() -> Comparison:
     """Time all settings, and beside them one replication each of the published formulation."""
     simulate(Setting(2, 10), 10, generator(0))
-    exact = _seconds(lambda: [simulate(s, REPS, generator(1, i)) for i, s in enumerate(study())])
+    exact = seconds_of(lambda: [simulate(s, REPS, generator(1, i)) for i, s in enumerate(study())])
     figure = settings()["K"]
-    published = _seconds(lambda: [measure_point_by_point(s, SEEDS[0]) for s in figure])
+    published = seconds_of(lambda: [measure_point_by_point(s, SEEDS[0]) for s in figure])
     each, theirs = exact / (REPS * len(study())), published / len(figure)
     return {
         "exact, all (s)": exact,
@@ -66,7 +64,7 @@ def tree(D: int = 18, K: int = 10) -> Comparison:
         Tables([torch.from_numpy(rng.dirichlet([1, 1], size=(K, 2**d))) for d in range(D)])
         for _ in "pq"
     )
-    seconds = min(_seconds(lambda: tree_tv(p, q, D=D)) for _ in range(3))
+    seconds = min(seconds_of(lambda: tree_tv(p, q, D=D)) for _ in range(3))
     return {"seconds": seconds, "leaves a second": 2 * K * 2**D / seconds}
 
 
@@ -86,20 +84,11 @@ def networks(K: int = 10, steps: int = 5, rounds: int = 5) -> Comparison:
             train(arm, one, counts[:, k : k + 1], steps=steps, lr=1e-3) for k in range(K)
         ],
     }
-    found = {name: [] for name in ways}
-    for _ in range(rounds):  # alternating
-        for name, way in ways.items():
-            found[name].append(_seconds(way) / steps)
-    together, at_once, by_one = (statistics.median(each) for each in found.values())
+    found = {name: s / steps for name, s in alternate(ways, "cpu", rounds=rounds).items()}
+    together, at_once, by_one = found.values()
     return {
-        **{name: statistics.median(each) for name, each in found.items()},
+        **found,
         "ratio at once / multi-source": at_once / together,
         "ratio one by one / at once": by_one / at_once,
         "parameters of a network": float(sum(math.prod(x.shape[1:]) for x in one.values())),
     }
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    begin = time.process_time()
-    work()
-    return time.process_time() - begin

@@ -6,7 +6,6 @@ All on one thread, seconds of the processor. The fused modulation is measured by
 
 import copy
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from math import inf
@@ -20,6 +19,7 @@ from core.mup.digits import draw
 from core.mup.families import FAMILIES
 from core.mup.plan import plan
 from core.mup.source import source_of
+from core.timing import seconds_of
 
 Comparison = dict[str, float | str]
 HEADS, STEPS, LR, BATCH = (4, 8, 16, 32), 3, 2**-8, 16
@@ -65,7 +65,7 @@ def plans() -> Comparison:
     made: Comparison = {}
     for name, (source, config, base) in PUBLISHED.items():
         model_class = source_of(source)
-        seconds = _seconds(lambda c=model_class, k=config, b=base: plan(c, k, base=b))
+        seconds = seconds_of(lambda c=model_class, k=config, b=base: plan(c, k, base=b))
         made[f"{name} (s)"] = seconds
     return made
 
@@ -84,8 +84,8 @@ def check() -> Comparison:
     try:
         theirs = _package()
     except ImportError:
-        return {"ours (s)": _seconds(ours), "mup 1.0.0": "not here: make bench"}
-    rounds = [(_seconds(ours), _seconds(theirs)) for _ in range(5)]
+        return {"ours (s)": seconds_of(ours), "mup 1.0.0": "not here: make bench"}
+    rounds = [(seconds_of(ours), seconds_of(theirs)) for _ in range(5)]
     mine, other = (statistics.median(column) for column in zip(*rounds, strict=True))
     ratios = [b / a for a, b in rounds]
     return {
@@ -156,9 +156,3 @@ def _package() -> Callable[[], Any]:
         cuda=False,
         show_progress=False,
     )
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start

@@ -6,12 +6,12 @@ the full logits of the public evaluation code, is measured by `core.kernels.benc
 
 import copy
 import dataclasses
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from core.timing import seconds_of
 from core.train.seeds import generator
 from core.vrpo.alignment import align
 from core.vrpo.draws import Design, draw
@@ -49,8 +49,8 @@ def enumeration() -> Comparison:
     """Time the tables of all masks, and one sequence at a time beside it."""
     models = [MaskedDiffusionLM.initialised(CONFIG, seed).double() for seed in (1, 2)]
     pairs = [_pair(example) for example in range(PAIRS)]
-    seconds = _seconds(lambda: pair_terms(models[0], models[1], pairs))
-    one = _seconds(lambda: _one_by_one(models[0], pairs[0].prompt, pairs[0].chosen))
+    seconds = _least(lambda: pair_terms(models[0], models[1], pairs))
+    one = _least(lambda: _one_by_one(models[0], pairs[0].prompt, pairs[0].chosen))
     sequences = 4 * PAIRS * len(all_masks(L))
     return {
         "packed (s)": seconds,
@@ -67,11 +67,11 @@ def exact_gradient() -> Comparison:
     pair = dataclasses.replace(pair, chosen=pair.chosen[:6], rejected=pair.rejected[:6])
     terms = pair_terms(models[0], models[1], [pair])
     both = (pair.chosen, pair.rejected)
-    gradients = _seconds(lambda: _hold("gram", gram(models[0], pair.prompt, both)))
+    gradients = _least(lambda: _hold("gram", gram(models[0], pair.prompt, both)))
     world = PairGradients(_held["gram"], PairTerms(*terms), 0.2)
-    exact = gradients + _seconds(lambda: world.plain(8))
+    exact = gradients + _least(lambda: world.plain(8))
     masks = draw(Design(8), 6, 1).masks
-    sample = _seconds(lambda: _gradient(models[0], pair, masks))
+    sample = _least(lambda: _gradient(models[0], pair, masks))
     samples = 20_000  # relative error of a variance: sqrt(2 / samples)
     return {
         "all 126 gradients, and the sums (s)": exact,
@@ -82,7 +82,7 @@ def exact_gradient() -> Comparison:
 
 def run(world: SortingWorld) -> Comparison:
     """Time a run, and what it is judged by."""
-    whole = _seconds(lambda: _hold("outcome", align(world, Design(4), seed=1)[1]))
+    whole = _least(lambda: _hold("outcome", align(world, Design(4), seed=1)[1]))
     return {"training (s)": _held["outcome"].seconds, "with its exact judgement (s)": whole}
 
 
@@ -95,7 +95,7 @@ def step(world: SortingWorld) -> Comparison:
         chunks = Chunks(MASK, at_once, torch.device("cpu"))
         trainer = Trainer(policy, world.train, recipe, reference=_Zero(chunks), mask_id=MASK)
         trainer.gradient()
-        found[f"{name} (s)"] = _seconds(trainer.gradient)
+        found[f"{name} (s)"] = _least(trainer.gradient)
         found[f"{name}, kept for the backward pass (MB)"] = _kept(trainer.gradient) / 1e6
     names = list(found)
     found["ratio of what is kept"] = float(found[names[1]]) / float(found[names[3]])
@@ -164,11 +164,6 @@ def _kept(call: Callable[[], object]) -> float:
     return float(most)
 
 
-def _seconds(call: Callable[[], object], repeats: int = 3) -> float:
-    """Return the least processor time of a few calls."""
-    found = []
-    for _ in range(repeats):
-        start = time.process_time()
-        call()
-        found.append(time.process_time() - start)
-    return min(found)
+def _least(call: Callable[[], object]) -> float:
+    """Return the least processor time of three calls."""
+    return min(seconds_of(call) for _ in range(3))

@@ -50,6 +50,13 @@ def alternate(
     return {name: median(found) for name, found in seconds.items()}
 
 
+def seconds_of(call: Call) -> float:
+    """Return the seconds of the processor that one call takes."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
 @contextmanager
 def kept_memory() -> Iterator[None]:
     """Have the C library keep all memory that is freed, for the next call; where it is glibc.
@@ -102,14 +109,8 @@ def free_bytes(device: str) -> float:
 
 def _on_cpu(call: Call, seconds: float = 0.1) -> float:
     """Return the median over as many calls as take so many seconds: caches are as in a loop."""
-    one = _timed(call)
-    return median([one, *(_timed(call) for _ in range(_times(seconds, one) - 1))])
-
-
-def _timed(call: Call) -> float:
-    start = time.process_time()
-    call()
-    return time.process_time() - start
+    one = seconds_of(call)
+    return median([one, *(seconds_of(call) for _ in range(_times(seconds, one) - 1))])
 
 
 def _on_gpu(call: Call, seconds: float = 0.1) -> float:
