@@ -12,8 +12,11 @@ def test_folded_and_replicated_attention_are_one():
     ((title, found),) = bench.attention(F=3, N=16, C=16, rounds=1).items()
     assert title == "key-frame attention, F = 3, N = 16, C = 16, forward"
     assert 0 < float(found.pop("largest difference")) < 1e-5  # to rounding: they are two ways
-    folded, sdpa, softmax, *ratios = found.values()
+    folded, sdpa, softmax, *ratios, products = found.values()
     assert ratios == [float(sdpa) / float(folded), float(softmax) / float(folded)]
+    both = 2 * 3 * 16 * 16 * 16  # scores and their use, over 3 frames
+    one = 16 * 16 * 16  # a projection of a frame
+    assert products == (4 * 3 * one + both) / (2 * 3 * one + 2 * one + both)
     assert [name for name in found if name.startswith("ratio")] == list(found)[3:]
     assert all(name.endswith(" (s)") for name in list(found)[:3])
 
