@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from core.files import whole_folder
 from core.provenance import provenance
 from core.train.checkpoint import checkpoints, plain
 from core.train.folder import Folder
-from core.train.progress import Show
 
 RESULT = "adapter"
 
@@ -70,16 +70,12 @@ class Tuning:
         return self.pipe
 
     def _steps(self, save_every: int) -> None:
-        tuner, steps = self.tuner, self.recipe.steps
-        with tuner, Show("step", steps, done=tuner.done) as show:
-            while tuner.done < steps:
-                began = time.monotonic()
-                loss = tuner.step()
-                seconds = round(time.monotonic() - began, 4)
-                self.folder.add({"step": tuner.done, "loss": loss, "seconds": seconds})
-                if tuner.done % save_every == 0 or tuner.done == steps:
-                    tuner.save(self.folder.out / "checkpoints")
-                show(tuner.done, f"loss {loss:.4f}")
+        began, kept = time.monotonic(), self.folder.out / "checkpoints"
+        with closing(self.tuner.run(kept, save_every=save_every)) as losses:
+            for loss in losses:
+                now = time.monotonic()
+                seconds, began = round(now - began, 4), now
+                self.folder.add({"step": self.tuner.done, "loss": loss, "seconds": seconds})
 
     def _write(self) -> None:
         if self.folder.result.exists():

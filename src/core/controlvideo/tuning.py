@@ -16,7 +16,7 @@ clip 1, no text dropout; 80 steps for edges, 300 for HED, 500 for depth, 1500 fo
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -121,15 +121,7 @@ def tune(
     tuner = Tuner(pipe, source, prompt, control, recipe, control_scale=control_scale)
     if found:
         tuner.resume(found[-1])
-    losses = []
-    with tuner, Show("step", recipe.steps, done=tuner.done, quiet=not show) as shown:
-        while tuner.done < recipe.steps:
-            losses.append(tuner.step())
-            shown(tuner.done, f"loss {losses[-1]:.4f}")
-            last = tuner.done == recipe.steps
-            if folder is not None and (last or tuner.done % save_every == 0):
-                tuner.save(folder)
-    return losses
+    return list(tuner.run(folder, save_every=save_every, show=show))
 
 
 class Tuner:
@@ -188,6 +180,28 @@ class Tuner:
     def _without_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         self.pipe.adapter.requires_grad_(False)
+
+    def run(
+        self, folder: Path | None, *, save_every: int, show: bool = True
+    ) -> Generator[float, None, None]:
+        """Take the steps that are left, and yield the loss before each once it is taken.
+
+        Args:
+            folder: for checkpoints, each written after its step's loss was yielded; None: none.
+            save_every: steps between them.
+            show: progress, with loss and time left, on standard error.
+
+        Raises:
+            Diverged: as `step`.
+        """
+        steps = self.recipe.steps
+        with self, Show("step", steps, done=self.done, quiet=not show) as shown:
+            while self.done < steps:
+                loss = self.step()
+                shown(self.done, f"loss {loss:.4f}")
+                yield loss
+                if folder is not None and (self.done == steps or self.done % save_every == 0):
+                    self.save(folder)
 
     def step(self) -> float:
         """Take one step; return the loss before it.
