@@ -1,6 +1,6 @@
 """The ahead-of-time gate: compile the kernels for GPUs that are not there, read the machine code.
 
-    python -m core.kernels.aot [OP]... [--arch 90]... [--json PATH]
+    python -m core.kernels.aot [OPS]... [--arch 90]... [--json PATH]
 
 Each `<op>_triton.py` has `examples(arch)`: launches with tensors that have no memory. A stand-in
 driver takes them through Triton's own launch, so that arguments are specialised as on a GPU (what
@@ -260,7 +260,7 @@ def _cells(row: Row) -> list[str]:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("ops", metavar="[OP]...", nargs=-1, type=click.Choice(found()))
+@click.argument("ops", nargs=-1, type=click.Choice(found()))
 @click.option(
     "--arch",
     "archs",
@@ -270,7 +270,7 @@ def _cells(row: Row) -> list[str]:
 )
 @click.option("--json", "path", type=PATH, help="Write the rows here too.")
 def cli(ops: tuple[str, ...], archs: tuple[str, ...], path: Path | None) -> int:
-    """Compile the kernels of the ops OP, or of all, and look at their machine code.
+    """Compile the kernels of OPS, or of all, and look at their machine code.
 
     Exits with 0 if all is fine, 1 if a kernel breaks a rule, 2 if nothing can be compiled here, 130
     if interrupted.
