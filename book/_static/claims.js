@@ -3,8 +3,10 @@
 
 const FILTERED = ["Paper", "Verdict"];
 
-// a verdict opens; its word alone is compared
-const valueOf = (cell) => (cell.querySelector(".verdict") ?? cell).textContent.trim();
+// a verdict opens; its word alone is compared, or what a larger scale says where it was not tried
+const valueOf = (cell) =>
+  cell.querySelector("[data-stands]")?.dataset.stands ??
+  (cell.querySelector(".verdict") ?? cell).textContent.trim();
 
 function filterOf(title, column, rows) {
   const name = title.toLowerCase();

@@ -6,6 +6,7 @@ from pathlib import Path
 import nbformat
 from tiny_book import edit
 
+from core.batch import records
 from core.batch.chapters import all_chapters, find_chapters
 from core.batch.check import problems
 from core.batch.notebook import normalise
@@ -17,13 +18,17 @@ def lines(root: Path) -> list[str]:
 
 
 def edit_record(root: Path, **fields) -> None:
-    path = root / "book" / "tiny.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    edit_sealed(root / "book" / "tiny.json", fields)
 
 
 def edit_evidence(root: Path, **fields) -> None:
-    path = root / "book" / "evidence" / "tiny" / "long.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    edit_sealed(root / "book" / "evidence" / "tiny" / "long.json", fields)
+
+
+def edit_sealed(path: Path, fields: dict) -> None:
+    """Leave the seal whole: what is edited is to be found by its own rule."""
+    found = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps(found | {"seal": records.seal_of(found)}))
 
 
 def edit_notebook(root: Path, change) -> None:

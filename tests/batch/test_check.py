@@ -92,6 +92,14 @@ FAULTS = {
     ),
     "invalid record": (lambda root: edit_record(root, seconds="long"), r"not valid, \$.seconds: "),
     "unknown field": (lambda root: edit_record(root, host="me"), "not valid, .*'host' was unexp"),
+    "a record edited by hand": (
+        lambda root: edit(root / "book" / "tiny.json", '"seed": 0', '"seed":  0, "title": "x"'),
+        "book/tiny.json: it was edited by hand: its seal is broken; .*refresh tiny",
+    ),
+    "evidence edited by hand": (
+        lambda root: edit(root / "book" / "evidence" / "tiny" / "long.json", '"cpu"', '"CPU"'),
+        "long.json: it was edited by hand: its seal is broken; .*--scale long --evidence",
+    ),
     "a warning": (
         lambda root: edit_record(root, warnings=["UserWarning: gap"]),
         "the run warned: UserWarning: gap",

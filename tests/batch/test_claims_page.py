@@ -74,6 +74,9 @@ def test_a_row_is_one_line_a_cell():
     assert escape("two\nlines  and\tmore") == "two lines and more"
 
 
+VERSIONS = "Python 3.12.1, torch 2.9; commit 1234567"
+
+
 def test_the_page_counts_links_and_tabulates():
     other = {**CLAIM, "id": "a-e2", "verdict": "holds"}
     gpu = run({**CLAIM, "here": "a < b", "verdict": "undecided"}, scale="gpu", device="NVIDIA X")
@@ -83,13 +86,28 @@ def test_the_page_counts_links_and_tabulates():
     assert "* - a\n  - [a-e1](#a-e1)\n  - <details>" in text
     first, second = [cells(row) for row in text.split("* - ")[2:]]
     assert [first[2], first[-1]] == [
-        "corrected|3 February 2026, 1 thread of A <fast> one, no GPU",
-        "undecided|a < b; 3 February 2026, 1 thread of A <fast> one, NVIDIA X",
+        f"corrected|3 February 2026, 1 thread of A <fast> one, no GPU; {VERSIONS}",
+        f"undecided|a < b; 3 February 2026, 1 thread of A <fast> one, NVIDIA X; {VERSIONS}",
     ]
     assert [second[2], second[-1]] == [
-        "holds|3 February 2026, 1 thread of A <fast> one, no GPU",
+        f"holds|3 February 2026, 1 thread of A <fast> one, no GPU; {VERSIONS}",
         "",
     ]
+
+
+def test_a_claim_is_counted_as_a_larger_scale_has_it_where_the_default_did_not_try():
+    untried = {**CLAIM, "verdict": "not tried", "expected": "not tried"}
+    runs = {
+        "gpu": run({**CLAIM, "verdict": "holds"}),
+        "long": run({**CLAIM, "verdict": "undecided"}),
+    }
+    one = ledger(untried, **runs)
+    assert "1 claim: 1 undecided." in page([one])  # long is asked first
+    assert '<details data-stands="undecided"><summary class="verdict verdict-not-tried">' in page(
+        [one]
+    )
+    assert "| 1 | 1 |" in summary([one], in_book=False)
+    assert "1 claim: 1 not tried." in page([ledger(untried, gpu=run(untried))])
 
 
 def cells(row):

@@ -127,6 +127,11 @@ def test_the_key_follows_what_the_result_depends_on(book, change, other):
         ("tiny", "want chapters, scales, parameters, seeds, got 'tiny'"),
         ("", "want chapters, scales, parameters, seeds, got None"),
         ("a: [", "grid.yaml is no YAML: while parsing"),
+        ("chapters: tiny\nseeds: 0..999999999999", "seeds: want 100,000 at most, got '0..9999"),
+        (
+            "chapters: tiny\nscales: cpu\nscales: long",
+            "is no YAML: scales is given twice",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(book, text, said):
@@ -145,6 +150,7 @@ def test_what_does_not_fit_is_refused_in_one_line(book, text, said):
         ("grid tiny -p rate 1 -p rate fast", "rate, row 2: parameter rate wants float, got 'fast'"),
         ("grid tiny --seeds 1,x", "seeds, row 2: parameter seed wants int, got 'x'"),
         ("grid tiny --out book", "book holds something else: name a new folder"),
+        ("grid tiny --out s3:/bucket/a", "want s3://bucket/prefix or a folder, got s3:/bucket/a"),
         ("grid tiny --out book/tiny.py/a", "book/tiny.py/a: Not a directory"),
         ("grid tiny --scheduler a --cluster b", "--scheduler and --cluster: one of the two"),
         ("grid tiny --gpu", "--gpu: this machine has none that can be seen"),

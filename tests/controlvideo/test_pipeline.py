@@ -9,6 +9,7 @@ import torch
 from diffusers.pipelines.controlnet.pipeline_controlnet import StableDiffusionControlNetPipeline
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
+from PIL import Image
 
 from core.controlvideo.adapter import ControlVideoAdapter
 from core.controlvideo.pipeline import ControlVideoPipeline
@@ -231,7 +232,19 @@ def test_half_precision_runs(pipe):
         ({"norm": "batch", "latents": noise()}, "'frame' or 'video'"),
         ({"negative_prompt": ["a"], "latents": noise()}, "want one prompt, a string, got a list"),
         ({"num_inference_steps": 0, "latents": noise()}, r"num_inference_steps in 1..\d+, got 0"),
+        (
+            {"num_inference_steps": 2.0, "latents": noise()},
+            r"_steps in 1..\d+, got 2.0",
+        ),
         ({"guidance_scale": math.nan, "latents": noise()}, "finite guidance_scale, got nan"),
+        ({"control_scale": "1", "latents": noise()}, "want control_scale a finite number.*got '1'"),
+        ({"control_scale": math.nan, "latents": noise()}, "want control_scale a finite number"),
+        (
+            {"control": [Image.new("RGB", (16, n)) for n in (16, 20)]},
+            "one size, got 16 x 16 a",
+        ),
+        ({"keys": 2, "latents": noise()}, r"want keys a sequence of frames, such as \(2,\), got 2"),
+        ({"long": 4, "latents": noise()}, "want long=Windows.*got 4"),
         (
             {"callback_on_step_end_tensor_inputs": ["noise"], "latents": noise()},
             "want callback_on_step_end_tensor_inputs among latents, got noise",
@@ -297,6 +310,13 @@ def test_a_preview_of_a_later_frame_says_that_it_sees_earlier_ones(pipe, caplog)
     assert "because of attention to frames 0 and 2\n" in caplog.text
 
 
+def test_a_preview_of_a_later_frame_says_that_windows_have_keys_of_their_own(pipe, caplog):
+    options = {**SOON, "latents": noise(), "branches": False, "long": Windows(3, 1)}
+    image = pipe.preview("a disc", video(), key=3, **options).frames
+    assert apart(image, pipe("a disc", video(), **options).frames[3:4]) > CLOSE
+    assert "because of windows, whose own first frames are their keys\n" in caplog.text
+
+
 def test_a_preview_from_noise_of_each_frames_own_says_so(pipe, caplog):
     drawn = lambda: torch.Generator().manual_seed(1)  # noqa: E731
     options = {**SOON, "start": "independent", "generator": drawn()}
@@ -304,6 +324,15 @@ def test_a_preview_from_noise_of_each_frames_own_says_so(pipe, caplog):
     whole = pipe("a disc", video(), **{**options, "keys": (2,), "generator": drawn()}).frames
     assert apart(image, whole[2:3]) > CLOSE
     assert "because of noise of each frame's own, unless latents are given\n" in caplog.text
+
+
+def test_timesteps_that_have_no_inversion_are_refused_for_it_alone(pipe):
+    theirs = pipe.scheduler
+    pipe.scheduler = type(theirs).from_config(theirs.config, timestep_spacing="linspace")
+    with pytest.raises(ValueError, match=r"want timestep_spacing leading or trail.*'linspace'"):
+        pipe.invert(video(), video(), num_inference_steps=2)
+    assert pipe("a", video(), latents=noise(), **SOON).frames.isfinite().all()
+    pipe.scheduler = theirs
 
 
 @pytest.mark.parametrize("kind", [EulerDiscreteScheduler, PNDMScheduler])

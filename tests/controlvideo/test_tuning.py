@@ -221,6 +221,11 @@ def test_models_are_given_back_as_they_were_whatever_happens(pipe):
     assert pipe.unet.training
     assert not pipe.controlnet.training
     assert not pipe.unet.is_gradient_checkpointing
+    pipe.controlnet.enable_gradient_checkpointing()  # as somebody else wants it
+    with Tuner(pipe, video(0), "a", video(1), recipe):
+        pass
+    assert pipe.controlnet.is_gradient_checkpointing
+    pipe.controlnet.disable_gradient_checkpointing()
     still = {n for n, p in pipe.unet.named_parameters() if not p.requires_grad}
     assert still == {"conv_in.weight", "conv_in.bias"}
     with pipe.installed():  # nothing is installed any more

@@ -1,6 +1,7 @@
 """Videos in and out, against Pillow, PyAV and closed forms."""
 
 import errno
+import math
 import struct
 import sys
 from fractions import Fraction
@@ -341,3 +342,21 @@ def test_without_its_library_it_says_what_to_install(tmp_path, monkeypatch):
         read(tmp_path / "in.mp4")
     write(tmp_path / "out", Video(greys(), Fraction(8)))
     assert which(read(tmp_path / "out").frames) == list(range(6))
+
+
+@pytest.mark.parametrize(
+    ("frames", "why"),
+    [
+        (greys(1)[:0], "at least one frame to write"),
+        (greys(2)[0], "at least one frame to write"),
+        (greys(2)[:, :1], "at least one frame to write"),
+        (greys(2) * 255, "want pixels in"),
+        (greys(2) * math.nan, "want pixels in"),
+    ],
+)
+@pytest.mark.parametrize("name", ["out.mp4", "out"])
+def test_no_video_is_written_over_what_is_none(tmp_path, name, frames, why):
+    write(tmp_path / name, Video(greys(3), Fraction(8)))
+    with pytest.raises(ValueError, match=why):
+        write(tmp_path / name, Video(frames, Fraction(8)))
+    assert len(read(tmp_path / name, Pick(None), size=(16, 16)).frames) == 3

@@ -9,8 +9,8 @@ import nbformat
 from core.batch import claims_page, study
 from core.batch.chapters import Chapter, all_chapters
 from core.batch.notebook import claims_in, code_hash, figures_in, what_is_missing
-from core.batch.parameters import scale_values
-from core.batch.records import faults, read_record, runs_in
+from core.batch.parameters import defaults_of, scale_values
+from core.batch.records import Record, broken_seal, faults, read_record, runs_in
 from core.batch.rules import CHAPTER_RULES, REFRESH, Committed, Problem
 from core.command import Refused
 
@@ -77,7 +77,7 @@ def _evidence(chapter: Chapter) -> Iterator[Problem]:
     """Demand that each run kept as evidence is whole, and is what its name says."""
     labels = {claim["id"] for claim in (read_record(chapter.record) or {}).get("claims", [])}
     for path, again in _kept(chapter):
-        for what in _faults_of_evidence(path, chapter.name, labels):
+        for what in _faults_of_evidence(path, chapter, labels):
             yield Problem(path.relative_to(chapter.root).as_posix(), what, again)
     for path, again in _studied(chapter):
         for what in _faults_of_study(read_record(path), chapter.name, labels):
@@ -102,6 +102,8 @@ def _faults_of_study(found: study.Study | None, chapter: str, labels: set[str]) 
     yield from (f"not valid, {fault}" for fault in wrong)
     if found is None or wrong:
         return
+    if seal := broken_seal(found):
+        yield seal
     if found["chapter"] != chapter:
         yield f"it is the study of {found['chapter']}"
     for claim in found["claims"]:
@@ -109,11 +111,15 @@ def _faults_of_study(found: study.Study | None, chapter: str, labels: set[str]) 
             yield f"claim {claim['id']} is none of the chapter's"
 
 
-def _faults_of_evidence(path: Path, chapter: str, labels: set[str]) -> Iterator[str]:
+def _faults_of_evidence(path: Path, chapter: Chapter, labels: set[str]) -> Iterator[str]:
     record = read_record(path) or {}
     yield from (f"not valid, {fault}" for fault in faults(record))
-    if (record.get("chapter"), record.get("scale")) != (chapter, path.stem):
+    if seal := broken_seal(record):
+        yield seal
+    if (record.get("chapter"), record.get("scale")) != (chapter.name, path.stem):
         yield f"it is the record of {record.get('chapter')} at scale {record.get('scale')}"
+    elif record.get("source") == chapter.sha256 and not _is_of_scale(record, chapter):
+        yield f"its parameters are not those of the scale {path.stem}"
     for claim in record.get("claims", []):
         if claim.get("id") not in labels:
             yield f"claim {claim.get('id')} is none of the chapter's"
@@ -131,6 +137,14 @@ def _faults_of_evidence(path: Path, chapter: str, labels: set[str]) -> Iterator[
         yield "its claims are not those in its notebook"
     if figures_in(notebook) != record.get("figures", {}):
         yield "its figures are not those in its notebook"
+
+
+def _is_of_scale(record: Record, chapter: Chapter) -> bool:
+    try:
+        wanted = defaults_of(chapter) | scale_values(chapter, record["scale"])
+    except Refused:  # of which another rule tells
+        return True
+    return record.get("parameters") == wanted
 
 
 def _strays(root: Path, chapters: list[Chapter]) -> Iterator[Problem]:

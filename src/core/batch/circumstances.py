@@ -29,10 +29,16 @@ def machine(record: dict[str, Any]) -> str:
     return f"{_counted(it['threads'], 'thread')} of {it['cpu']}, {gpu}"
 
 
-def versions(record: dict[str, Any]) -> str:
-    """Return the versions it ran with: `Python 3.11.7, torch 2.13.0, ...; commit 1d267db`."""
+def versions(record: dict[str, Any], of: tuple[str, ...] = ()) -> str:
+    """Return the versions it ran with: `Python 3.11.7, torch 2.13.0, ...; commit 1d267db`.
+
+    Args:
+        record: of a run.
+        of: the packages that are named; all if none is given.
+    """
     it = record["provenance"]
-    named = {"Python": it["python"], **it["packages"]}
+    kept = {name: it["packages"][name] for name in of or it["packages"]}
+    named = {"Python": it["python"], **kept}
     packages = ", ".join(f"{name} {version}" for name, version in named.items())
     changed = " with changes" if it["dirty"] else ""
     commit = f"commit {it['commit'][:7]}{changed}" if it["commit"] else "outside git"

@@ -42,14 +42,18 @@ def workers_here(count: int, gpus: list[str] | None = None) -> Iterator["Client"
         gpus: as CUDA_VISIBLE_DEVICES names them.
     """
     dask = _dask()
+    # what workers and scheduler tell by HTTP is without TLS, and nobody here asks
+    pages = {f"distributed.{kind}.http.routes": [] for kind in ("scheduler", "worker")}
+    importlib.import_module("dask").config.set(pages)
     common = {"security": dask.Security.temporary(), "host": "127.0.0.1", "protocol": "tls://"}
     quiet = {"dashboard": False, "silence_logs": logging.CRITICAL}
     one = common | quiet | {"nthreads": 1, "memory_limit": 0}
     options = [one] * count
     if gpus:
         options = [one | {"resources": {GPU: 1}, "env": _seeing(gpu)} for gpu in gpus]
+    served = {"dashboard": False, "dashboard_address": "127.0.0.1:0", "port": 0}
     cluster = dask.SpecCluster(
-        scheduler={"cls": dask.Scheduler, "options": common | {"dashboard": False, "port": 0}},
+        scheduler={"cls": dask.Scheduler, "options": common | served},
         workers={i: {"cls": dask.Nanny, "options": each} for i, each in enumerate(options)},
         security=common["security"],
         silence_logs=logging.CRITICAL,

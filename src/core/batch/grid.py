@@ -33,6 +33,8 @@ from core.batch.parameters import (
 from core.batch.reach import library_hashes
 from core.command import Refused
 
+MOST_SEEDS = 100_000
+"""More in one range is a slip of the hand, and would fill the memory."""
 FIELDS = ("chapters", "scales", "parameters", "seeds")
 Axis = list[dict[str, Any]]
 """The rows of which a task takes one, each some values by name."""
@@ -88,6 +90,17 @@ class Part:
             yield Task(key, self.chapter.name, self.scale, self.given | chosen)
 
 
+class _Once(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would drop the first unseen."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"{twice} is given twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
 def read_grid(path: Path) -> list[Block]:
     """Return the blocks of a grid file.
 
@@ -95,7 +108,7 @@ def read_grid(path: Path) -> list[Block]:
         Refused: it cannot be read, or is no grid.
     """
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.load(path.read_text(encoding="utf-8"), _Once)
     except OSError as error:
         raise Refused(f"cannot read the grid {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -191,8 +204,11 @@ def _seeds(found: Any, where: str) -> list[Any]:
     seeds = found if isinstance(found, list) else [found]
     if len(seeds) == 1 and isinstance(seeds[0], str):
         first, dots, last = seeds[0].partition("..")
-        if dots and first.strip().isdigit() and last.strip().isdigit():
-            seeds = list(range(int(first), int(last) + 1))
+        if dots and first.strip().isdecimal() and last.strip().isdecimal():
+            wanted = range(int(first), int(last) + 1)
+            if wanted[MOST_SEEDS:]:
+                raise Refused(f"{where}: seeds: want {MOST_SEEDS:,} at most, got {seeds[0]!r}")
+            seeds = list(wanted)
     if not isinstance(found, list | str) or not seeds:
         raise Refused(f"{where}: seeds: want a list or a range such as 0..9, got {found!r}")
     return seeds

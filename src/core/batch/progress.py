@@ -90,7 +90,7 @@ class ShowTasks(Bars):
         if self.console.is_terminal or (now - self.told < PAUSE and ended < self.total):
             return
         self.told = now
-        left = (now - self.began) / max(ended, 1) * (self.total - ended)
+        left = (now - self.began) / ended * (self.total - ended) if ended else 0.0
         told = [
             f"{ended} of {self.total} tasks",
             failures,

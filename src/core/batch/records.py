@@ -3,6 +3,7 @@
 `record.schema.json` says what each field means; other tools may rely on it.
 """
 
+import hashlib
 import json
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from jsonschema import Draft202012Validator
 Record = dict[str, Any]
 
 # fields that differ between two executions of equal result
-CIRCUMSTANCES = ("provenance", "library", "started", "seconds", "cells")
+CIRCUMSTANCES = ("provenance", "library", "started", "seconds", "cells", "seal")
 
 
 @cache
@@ -65,9 +66,24 @@ def text_of(record: Record) -> str:
 
 
 def dumped(record: Record) -> str:
-    """Return the record as JSON, valid or not, its fields in the order of the schema."""
-    ordered = {key: record[key] for key in schema()["properties"] if key in record}
+    """Return the record as JSON, valid or not, its fields in the order of the schema, sealed."""
+    sealed = record | {"seal": seal_of(record)}
+    ordered = {key: sealed[key] for key in schema()["properties"] if key in sealed}
     return json.dumps(ordered, indent=1, ensure_ascii=False) + "\n"
+
+
+def seal_of(found: Record) -> str:
+    """Return the hash of a record or a study, but for the field that keeps it."""
+    sealed = {key: value for key, value in found.items() if key != "seal"}
+    text = json.dumps(sealed, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def broken_seal(found: Record) -> str | None:
+    """Return what is wrong with the seal of a record or a study, None if nothing is."""
+    if "seal" not in found:
+        return "it has no seal, as older versions left it"
+    return None if found["seal"] == seal_of(found) else "it was edited by hand: its seal is broken"
 
 
 def result_of(record: Record) -> Record:

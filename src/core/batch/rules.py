@@ -13,7 +13,7 @@ from nbformat import NotebookNode
 from core.batch import notebook as nb
 from core.batch.chapters import Chapter
 from core.batch.parameters import defaults_of, parameters_of
-from core.batch.records import Record, faults
+from core.batch.records import Record, broken_seal, faults
 from core.command import Refused
 
 REFRESH = "python -m core.batch refresh {}"
@@ -115,6 +115,8 @@ def has_valid_record(it: Committed) -> Iterator[Problem]:
     """Demand a record of a whole run at the defaults, without warnings."""
     for fault in faults(it.record):
         yield it.in_record(f"not valid, {fault}")
+    if seal := broken_seal(it.record):
+        yield it.in_record(seal)
     if it.record.get("status") != "done":
         yield it.in_record("it is the record of a failed run")
     defaults = defaults_of(it.chapter)

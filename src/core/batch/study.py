@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 
 from core.batch.chapters import Chapter
 from core.batch.parameters import DEFAULT_SCALE, defaults_of
-from core.batch.records import Record, read_record
+from core.batch.records import Record, read_record, seal_of
 from core.batch.results import Results
 from core.batch.trace import told
 from core.command import Refused
@@ -118,18 +118,24 @@ def study_of(records: list[Record]) -> Study:
 
 
 def text_of(study: Study) -> str:
-    """Return the study as it is written."""
+    """Return the study as it is written: sealed."""
+    study = study | {"seal": seal_of(study)}
     return json.dumps(study, indent=1, ensure_ascii=False) + "\n"
 
 
 def told_of(study: Study, name: str, verdict: str) -> str:
-    """Return how often a claim came out as it stands: `5 of 5`, `3 of 5 holds, 2 undecided`."""
+    """Return how often a claim came out as it stands: `5 of 5`, `3 of 5 holds, 2 undecided`.
+
+    Nothing where it was never tried.
+    """
     total = len(study["seeds"])
     claim = next((claim for claim in study["claims"] if claim["id"] == name), None)
     if claim is None:
         return ""
     counts = Counter({said: len(seeds) for said, seeds in claim["verdicts"].items()})
     counts["without"] = total - counts.total()
+    if counts["not tried"] == total:
+        return ""
     if counts[verdict] == total:
         return f"{total} of {total}"
     (most, number), *rest = [pair for pair in counts.most_common() if pair[1]]

@@ -23,6 +23,7 @@ from core.command import Refused
 ONE = threading.Lock()
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ def perform(task: Task, orders: Orders) -> Outcome:
     try:
         return _claimed(task, orders, results_at(orders.results))
     except OSError as error:
+        if error.errno in FORBIDDEN:
+            why = error.strerror or str(error)
+            raise Refused(f"cannot write to {error.filename or orders.results}: {why}") from error
         if error.errno not in FULL:
             raise
         raise _full(str(error)) from error

@@ -43,7 +43,7 @@ def frames(_: click.Context, __: click.Parameter, value: str | None) -> int | No
     """Return how many frames, or that it is all of them."""
     if value is None or value == "all":
         return None if value is None else ALL_FRAMES
-    if not value.isdigit() or int(value) < 1:
+    if not value.isdecimal() or int(value) < 1:
         raise click.BadParameter(f"want a number from 1, or all, got {value!r}")
     return int(value)
 

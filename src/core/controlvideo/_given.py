@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,9 @@ def video_of(frames: Any, factor: int) -> Tensor:
         wrong = {type(f).__name__ for f in frames if not isinstance(f, Image)}
         if wrong:
             raise ValueError(f"want a tensor, an array or PIL images, got a list of {wrong}")
+        if len(sides := {f.size for f in frames}) > 1:
+            told = " and ".join(f"{H} x {W}" for W, H in sorted(sides)[:2])
+            raise ValueError(f"want images of one size, got {told}")
         x = VaeImageProcessor.pil_to_numpy(frames) if frames else torch.zeros(0, 3, 0, 0)
         x = x if isinstance(x, Tensor) else VaeImageProcessor.numpy_to_pt(x).float()
     if x.ndim != 4 or x.shape[1] != 3 or not len(x):
@@ -57,10 +61,36 @@ def check_sampling(scheduler: Any, steps: int, guidance: float = 1.0) -> None:
     known = scheduler.config
     offset = known["steps_offset"] if known["timestep_spacing"] == "leading" else 0
     most = known["num_train_timesteps"] - offset
-    if not 1 <= steps <= most:
-        raise ValueError(f"want num_inference_steps in 1..{most}, got {steps}")
+    if not isinstance(steps, Integral) or not 1 <= steps <= most:
+        raise ValueError(f"want num_inference_steps in 1..{most}, got {steps!r}")
     if not math.isfinite(guidance):
         raise ValueError(f"want a finite guidance_scale, got {guidance}")
+
+
+def check_inverted(scheduler: Any) -> None:
+    """Refuse timesteps of which diffusers has no inversion."""
+    spacing = scheduler.config["timestep_spacing"]
+    if spacing not in ("leading", "trailing"):
+        raise ValueError(
+            f"want timestep_spacing leading or trailing to invert a video, got {spacing!r}: "
+            "pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, "
+            "timestep_spacing='leading'), or start='shared'"
+        )
+
+
+def scales_of(scale: Any, nets: int) -> list[float]:
+    """Return a scale for each ControlNet, of one for all or of a list.
+
+    Raises:
+        ValueError: it is no finite number, nor a list of such.
+    """
+    try:
+        found = np.atleast_1d(np.asarray(scale, dtype=float))
+    except (TypeError, ValueError):
+        found = np.array([np.nan])
+    if found.ndim != 1 or not np.isfinite(found).all() or isinstance(scale, str):
+        raise ValueError(f"want control_scale a finite number, or a list of such, got {scale!r}")
+    return found.tolist() * (1 if np.ndim(scale) else nets)
 
 
 def check_latents(x: Tensor, controls: Sequence[Tensor], channels: int, factor: int) -> None:

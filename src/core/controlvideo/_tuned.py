@@ -82,7 +82,9 @@ class Tuning:
             return
         with whole_folder(self.folder.result) as new:
             try:
-                self.pipe.adapter.save_pretrained(new)
+                # half the size, 0.14 GB at SD 1.5's; and what is edited now is what is kept
+                self.pipe.adapter.half().save_pretrained(new)
+                self.pipe.adapter.float()
             except SafetensorError as error:  # what it makes of a full disk
                 raise OSError(f"{self.folder.result} could not be written: {error}") from error
             self.made.save(new)

@@ -94,7 +94,7 @@ def depth(frames: Tensor, weights: str = MIDAS, device: torch.device | str = "cp
     Args:
         frames: `[F, 3, H, W]` in [0, 1].
         weights: a depth model of transformers that predicts inverse depth, as MiDaS, DPT and Depth
-            Anything do: a folder, or a name that the Hub's cache has.
+            Anything do: a folder, or a name on the Hub, from which it is fetched once.
         device: where it runs.
 
     Raises:
@@ -215,7 +215,7 @@ def _no_palette(file: Path) -> str:
 
 
 def _model(kind: str, auto: str, weights: str, device: torch.device | str) -> tuple[Any, Any]:
-    """Return the processor and the model of a folder or of the Hub's cache."""
+    """Return the processor and the model of a folder or of the Hub."""
     import transformers
 
     try:

@@ -240,14 +240,21 @@ def _check_controlnet(
         )
 
 
+def _noise(base: str) -> Any:
+    """Return the configuration of the base's noise, for DDIM and its inversion."""
+    ours = {"num_train_timesteps": 1000, "timestep_spacing": "leading"}  # DDIM's own
+    config = ours | NOISE | _json(base, "scheduler/scheduler_config.json")
+    if config["timestep_spacing"] == "linspace":  # of which diffusers has no inversion
+        config["timestep_spacing"] = "leading"
+    return config
+
+
 def _scheduler(base: str) -> Any:
-    config: Any = NOISE | _json(base, "scheduler/scheduler_config.json")
-    return DDIMScheduler.from_config(config)
+    return DDIMScheduler.from_config(_noise(base))
 
 
 def _steps(base: str) -> int:
-    ours = {"num_train_timesteps": 1000, "timestep_spacing": "leading"}  # DDIM's own
-    config = ours | NOISE | _json(base, "scheduler/scheduler_config.json")
+    config = _noise(base)
     first = config["steps_offset"] if config["timestep_spacing"] == "leading" else 0
     return config["num_train_timesteps"] - first
 

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -32,10 +31,12 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from core.controlvideo._given import (
+    check_inverted,
     check_latents,
     check_prompt,
     check_sampling,
     check_told,
+    scales_of,
     video_of,
 )
 from core.controlvideo.adapter import ControlVideoAdapter, Installation
@@ -268,6 +269,8 @@ class ControlVideoPipeline(DiffusionPipeline):
             why.append(f"attention to frames 0 and {key - 1}")
         if options.get("branches", True) and self.adapter.couples:
             why.append("tuned temporal branches")
+        if isinstance(options.get("long"), Windows) and key:
+            why.append("windows, whose own first frames are their keys")
         if options.get("start") == "independent" and options.get("latents") is None:
             why.append("noise of each frame's own, unless latents are given")
         if why:
@@ -329,6 +332,7 @@ class ControlVideoPipeline(DiffusionPipeline):
         x = self.encode(source)
         self._check_latents(x, predict)
         text = self.encode_prompt(prompt)
+        check_inverted(self.scheduler)
         inverse: Any = DDIMInverseScheduler.from_config(self.scheduler.config)
         inverse.set_timesteps(steps, device=self._execution_device)
         for t in self._shown(inverse.timesteps):
@@ -348,6 +352,8 @@ class ControlVideoPipeline(DiffusionPipeline):
         long: Windows | Stream | None = None,
     ) -> Predictor:
         """Return what denoises a video under an installed adapter; see `controls`."""
+        if not isinstance(keys, Sequence):
+            raise ValueError(f"want keys a sequence of frames, such as ({keys},), got {keys!r}")
         return Predictor(
             self.unet, self.controlnet, self.scheduler, edit, controls, scales, tuple(keys), long
         )
@@ -386,7 +392,7 @@ class ControlVideoPipeline(DiffusionPipeline):
         several = isinstance(self.controlnet, MultiControlNetModel)
         nets = len(self.controlnet.nets) if several else 1
         given = list(control) if several else [control]
-        scales = np.atleast_1d(scale).tolist() * (1 if np.ndim(scale) else nets)
+        scales = scales_of(scale, nets)
         if len(given) != nets or len(scales) != nets:
             raise ValueError(
                 f"want a control and a scale for each of {nets} ControlNets, got {len(given)} and "

@@ -122,6 +122,8 @@ def _beside(x: Tensor, halves: int) -> Tensor:
 
 def check_long(long: Windows | Stream | None, norm: Norm, sees: Sees, branches: bool) -> None:
     """Refuse a stream where a frame depends on more than itself and the key frames."""
+    if not isinstance(long, Windows | Stream | None):
+        raise ValueError(f"want long=Windows(...), Stream(...) or None, got {long!r}")
     if isinstance(long, Stream) and (norm != "frame" or sees != "key" or branches):
         raise ValueError(
             "want norm='frame', sees='key' and branches=False for a stream, where a frame depends "

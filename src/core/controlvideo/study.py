@@ -277,8 +277,11 @@ class Difference:
     half: float
 
     def __str__(self) -> str:
-        """Return "mean ± half"."""
-        return f"{self.mean:+.3f} ± {self.half:.3f}"
+        """Return "mean ± half", with digits enough to see whether zero is left out."""
+        digits, mean = 3, abs(self.mean)
+        while digits < 6 and mean > self.half and round(mean, digits) <= round(self.half, digits):
+            digits += 1
+        return f"{self.mean:+.{digits}f} ± {self.half:.{digits}f}"
 
     @property
     def below(self) -> bool:

@@ -269,6 +269,7 @@ def _frozen(model: Any, *, checkpointing: bool) -> Iterator[None]:
     """Have a model without gradients of its own for a while."""
     required, training = [p.requires_grad for p in model.parameters()], model.training
     model.requires_grad_(False)
+    before = model.is_gradient_checkpointing
     if checkpointing:
         model.enable_gradient_checkpointing()
         model.train()  # where diffusers checkpoints; dropout is zero
@@ -276,8 +277,9 @@ def _frozen(model: Any, *, checkpointing: bool) -> Iterator[None]:
         yield
     finally:
         if checkpointing:
-            model.disable_gradient_checkpointing()
             model.train(training)
+            if not before:
+                model.disable_gradient_checkpointing()
         for p, wanted in zip(model.parameters(), required, strict=True):
             p.requires_grad_(wanted)
 

@@ -165,9 +165,12 @@ def write(path: str | Path, video: Video) -> None:
         video: its rate is kept; in a gif to a hundredth of a second.
 
     Raises:
+        ValueError: no frame, or pixels that are no colours in [0, 1].
         ValueError, ImportError: see `check_target`.
         OSError: it could not be written; what was there before still is.
     """
+    _check_frames(video.frames)
+    video = video._replace(rate=Fraction(video.rate))
     path, pixels = Path(path), bytes_of(video.frames)
     size = pixels.shape[1], pixels.shape[2]
     check_target(path, size=size, frames=len(pixels), rate=video.rate)
@@ -178,6 +181,16 @@ def write(path: str | Path, video: Video) -> None:
     encoded = {".mp4": mp4, ".gif": gif, ".png": _png}[path.suffix.lower()](pixels, video.rate)
     sweep(path.parent, re.escape(path.name))
     write_bytes(path, encoded)
+
+
+def _check_frames(frames: Tensor) -> None:
+    if frames.ndim != 4 or frames.shape[1] != 3 or not len(frames):
+        raise ValueError(
+            f"want a video [F, 3, H, W] of at least one frame to write, got {list(frames.shape)}"
+        )
+    if not (frames.min() >= 0 and frames.max() <= 1):
+        low, high = float(frames.min()), float(frames.max())
+        raise ValueError(f"want pixels in [0, 1] to write, got {low:.3g} to {high:.3g}")
 
 
 def _of_folder(
