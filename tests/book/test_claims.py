@@ -18,8 +18,9 @@ def said(page):
 
 
 def verdicts(page):
-    """What the rows say at the default scale; other scales have columns to the right."""
-    one = "all => all.map(row => row.querySelector('.verdict').textContent)"
+    """By what the rows are counted: the default scale, or a larger one where it did not try."""
+    stands = "row.querySelector('[data-stands]')?.dataset.stands"
+    one = f"all => all.map(row => {stands} ?? row.querySelector('.verdict').textContent)"
     return rows(page).evaluate_all(one)
 
 

@@ -30,6 +30,15 @@ def test_equations_are_set_without_the_network(open_page, papers):
 
 def test_a_page_fits_a_phone(open_page, address):
     """Neither the page nor its article scrolls sideways; a wide table or code block may."""
+    fits_a_phone(open_page, address)
+
+
+@pytest.mark.parametrize("added", ["genindex.html", "py-modindex.html", "search.html"])
+def test_a_page_that_sphinx_adds_fits_a_phone(open_page, added):
+    fits_a_phone(open_page, added)
+
+
+def fits_a_phone(open_page, address):
     page = open_page(address, viewport=PHONE)
     for part in ("html", ".bd-content", ".bd-article-container", "article"):
         wide = page.eval_on_selector(part, "it => it.scrollWidth - it.clientWidth")
