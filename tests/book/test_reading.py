@@ -33,7 +33,7 @@ def test_a_page_fits_a_phone(open_page, address):
     fits_a_phone(open_page, address)
 
 
-@pytest.mark.parametrize("added", ["genindex.html", "py-modindex.html", "search.html"])
+@pytest.mark.parametrize("added", ["genindex.html", "py-modindex.html"])
 def test_a_page_that_sphinx_adds_fits_a_phone(open_page, added):
     fits_a_phone(open_page, added)
 
