@@ -144,16 +144,20 @@ def _valid(path: Path) -> Record | None:
 
 def _counts(ledgers: list[Ledger]) -> Counter[str]:
     return Counter(
-        _stands(ledger, claim) for ledger in ledgers for claim in ledger.record["claims"]
+        _stands(ledger, claim)[1] for ledger in ledgers for claim in ledger.record["claims"]
     )
 
 
-def _stands(ledger: Ledger, claim: dict[str, str]) -> str:
-    """Return the verdict by which a claim is counted: of a larger scale where it is not tried."""
+def _stands(ledger: Ledger, claim: dict[str, str]) -> tuple[str, str]:
+    """Return the scale and the verdict by which a claim is counted.
+
+    They are a larger scale's where the default did not try.
+    """
     scales = sorted(ledger.evidence, key=lambda scale: (scale != LARGEST, scale))
-    others = (_claim(ledger.evidence[scale], claim["id"]) for scale in scales)
-    verdicts = [claim["verdict"], *(other["verdict"] for other in others if other)]
-    return next((verdict for verdict in verdicts if verdict != "not tried"), "not tried")
+    runs = [ledger.record, *(ledger.evidence[scale] for scale in scales)]
+    found = ((run["scale"], it["verdict"]) for run in runs if (it := _claim(run, claim["id"])))
+    own = ledger.record["scale"], claim["verdict"]
+    return next((pair for pair in found if pair[1] != "not tried"), own)
 
 
 def _claim(run: Record, name: str) -> dict[str, str] | None:
@@ -187,9 +191,9 @@ def _row(
     name = claim["id"]
     others = (ledger.evidence.get(scale) for scale in scales)
     here, *verdicts = (_verdict(ledger, run, name) for run in (ledger.record, *others))
-    stands = _stands(ledger, claim)
+    scale, stands = _stands(ledger, claim)
     if stands != claim["verdict"]:  # the table is filtered by it
-        here = here.replace("<details>", f'<details data-stands="{stands}">', 1)
+        here += f'<div data-stands="{stands}">{_plain(scale)}: {stands}</div>'
     seeds = study.told_of(ledger.over_seeds, name, claim["verdict"]) if ledger.over_seeds else ""
     # in HTML: MyST looks for the anchors of Markdown alone
     cell = f'<a href="#{_anchor(ledger, OVER_SEEDS)}">{_plain(seeds)}</a>' if seeds else ""
