@@ -36,6 +36,15 @@ def begun(root: Path) -> Counter[str]:
     return Counter(line.split()[0] for line in (root / "log").read_text().splitlines())
 
 
+def test_a_folder_that_a_worker_may_not_write_ends_the_grid_in_one_line(book, monkeypatch):
+    def forbidden(self, key):
+        raise PermissionError(errno.EACCES, "Permission denied", "results/work")
+
+    monkeypatch.setattr(Folder, "claim", forbidden)
+    with pytest.raises(Refused, match=r"^cannot write to results/work: Permission denied$"):
+        perform(the_task(book), Orders(str(book), str(book / "results")))
+
+
 def the_task(root: Path):
     (task,) = tasks_of(plan(root, typed_grid(("tiny",), ("cpu",), (), None)))
     return task
