@@ -402,8 +402,8 @@ for ax, number in zip(axes, ("error", "ground_flicker", "object_flicker"), stric
 # them the choice of the key frame, where and in which place branches are, and tuned queries as in {cite:t}`wu2023tuneavideo`.
 # Where a branch starts is told by the rung *drawn* beside *full*, which scale `long` has and this page has not.
 #
-# All this is with norms over each frame. Norms over the video, the authors', couple frames already: edits of untuned models are no nearer
-# to the correct ones with either norm, and a little calmer with the authors' (rung *other norms*, scale `long`); with theirs
+# All this is with norms over each frame. Norms over the video, the authors', couple frames already: edits of untuned models are not told to be
+# nearer to the correct ones with either, and are a little calmer with the authors' (rung *other norms*, scale `long`); with theirs
 # throughout (scale `video-norms`, eight videos) neither what the key frame does for flicker nor what the branch does for the error is told
 # from shared noise, while from noise of each frame's own the key frame still helps.
 #
