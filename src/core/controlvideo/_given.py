@@ -1,7 +1,7 @@
 """What the pipeline is given, and what of it is refused."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -13,6 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from core.controlvideo.video import check_size
+from core.controlvideo.windows import Windows
 
 
 def video_of(frames: Any, factor: int) -> Tensor:
@@ -102,6 +103,32 @@ def check_latents(x: Tensor, controls: Sequence[Tensor], channels: int, factor: 
             f"want a control image for each frame, of its size: {F} of {H} x {W} pixels go with "
             f"latents {wanted}, got {list(x.shape)}"
         )
+
+
+def why_apart(
+    key: int, keys: Sequence[int], options: Mapping[str, Any], *, couples: bool
+) -> Iterator[str]:
+    """Yield why the edit of one frame is not that frame of the video's edit.
+
+    Args:
+        key: the frame.
+        keys: key frames of the video's edit.
+        options: of the pipeline's call.
+        couples: whether the adapter's branches would do something.
+    """
+    sees = options.get("sees", "key")
+    if options.get("norm") == "video":
+        yield "norms over the video"
+    if sees == "key" and {*keys} != {key}:
+        yield f"attention to key frames {', '.join(map(str, keys))}"
+    if sees == "sparse-causal" and key:
+        yield f"attention to frames 0 and {key - 1}"
+    if options.get("branches", True) and couples:
+        yield "tuned temporal branches"
+    if isinstance(options.get("long"), Windows) and key:
+        yield "windows, whose own first frames are their keys"
+    if options.get("start") == "independent" and options.get("latents") is None:
+        yield "noise of each frame's own, unless latents are given"
 
 
 def check_told(names: Sequence[str], known: Sequence[str]) -> None:

@@ -38,6 +38,7 @@ from core.controlvideo._given import (
     check_told,
     scales_of,
     video_of,
+    why_apart,
 )
 from core.controlvideo.adapter import ControlVideoAdapter, Installation
 from core.controlvideo.attention import Sees
@@ -261,19 +262,8 @@ class ControlVideoPipeline(DiffusionPipeline):
         F = min(map(len, control)) if several else len(control)
         if not 0 <= key < F:
             raise ValueError(f"want a key frame in 0..{F - 1}, got {key}")
-        sees, keys = options.get("sees", "key"), options.pop("keys", (key,))
-        why = ["norms over the video"] if options.get("norm") == "video" else []
-        if sees == "key" and {*keys} != {key}:
-            why.append(f"attention to key frames {', '.join(map(str, keys))}")
-        if sees == "sparse-causal" and key:
-            why.append(f"attention to frames 0 and {key - 1}")
-        if options.get("branches", True) and self.adapter.couples:
-            why.append("tuned temporal branches")
-        if isinstance(options.get("long"), Windows) and key:
-            why.append("windows, whose own first frames are their keys")
-        if options.get("start") == "independent" and options.get("latents") is None:
-            why.append("noise of each frame's own, unless latents are given")
-        if why:
+        keys = options.pop("keys", (key,))
+        if why := [*why_apart(key, keys, options, couples=self.adapter.couples)]:
             log.warning("a preview is not the key frame of the video because of " + ", ".join(why))
         one = [c[key : key + 1] for c in control] if several else control[key : key + 1]
         for name in ("latents", "source"):
