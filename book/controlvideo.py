@@ -404,8 +404,8 @@ for ax, number in zip(axes, ("error", "ground_flicker", "object_flicker"), stric
 #
 # All this is with norms over each frame. Norms over the video, the authors', couple frames already: edits of untuned models are not told to be
 # nearer to the correct ones with either, and are a little calmer with the authors' (rung *other norms*, scale `long`); with theirs
-# throughout (scale `video-norms`, eight videos) neither what the key frame does for flicker nor what the branch does for the error is told
-# from shared noise, while from noise of each frame's own the key frame still helps.
+# throughout (scale `video-norms`, eight videos) it is not told from shared noise what the key frame does for flicker, and the branch
+# changes the error by less than a tenth, while from noise of each frame's own the key frame still helps.
 #
 # (controlvideo-e3)=
 # (controlvideo-e5)=
