@@ -711,11 +711,11 @@ print("bound of Theorem 4.3:", ", ".join(f"{b:.1f}" for b in at_paper))
 
 # %% mystnb={"figure": {"caption": "Table 4 of the paper (text extraction), autoregressive networks of 10 tokens at n = 30,000: errors of single and multi (dots), what relative frequencies would err (band: uniform to Dirichlet truths), and what counting parameters would make of the single errors (dashed).", "name": "multisource-table-4"}, "image": {"alt": "All but the first dot of the single-source error lie inside the band of relative frequencies and rise with the number of sources; dots of the multi-source error level off above the dashed line."}}
 fig, (ax,) = figure()
-at, known = table_4["K"], {"color": COLOURS["paper"]}
+at, grey = table_4["K"], COLOURS["paper"]
 band = (frequencies["uniform"], frequencies["Dirichlet(1)"])
 ax.fill_between(at, *band, color=COLOURS["faint"], alpha=0.4, label="frequencies")
-ax.plot(at, table_4["single"], "o", **known, label="single")
-ax.plot(at, table_4["multi"], "s", mfc="none", **known, label="multi")
+ax.plot(at, table_4["single"], "o", color=grey, label="single")
+ax.plot(at, table_4["multi"], "s", mfc="none", color=grey, label="multi")
 guess, said = np.array(predicted) * table_4["single"], "single times the rate's ratio"
 ax.plot(at, guess, "--", color=COLOURS["measured"], label=said)
 ax.set(xlabel="sources K", ylabel="$R_{TV}$")

@@ -102,7 +102,7 @@ def test_the_most_steps_are_those_whose_times_the_scheduler_has(
     )
     found = find(tmp_path / "base", [checkpoints / "net0"])
     scheduler = found.load().scheduler
-    inverse = DDIMInverseScheduler.from_config(scheduler.config)
+    inverse: Any = DDIMInverseScheduler.from_config(scheduler.config)
     for steps in range(1, found.steps + 1):
         scheduler.set_timesteps(steps)
         inverse.set_timesteps(steps)  # which knows no linspace
