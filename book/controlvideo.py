@@ -12,7 +12,7 @@
 # Where an edit starts decides most: from an inversion of the source the untuned model is nearly right in most videos, and where the
 # light stays its frames agree by themselves, while from noise it is far off. From noise that frames share, attention to one key
 # frame takes away much of the flicker, and tuning and a temporal branch each bring the edit a little nearer to the correct one, while
-# norms are taken over each frame; with norms over all frames, as in the authors' code, nothing is told of what the branch adds. Without
+# norms are taken over each frame; with norms over all frames, as in the authors' code, the branch is not told to. Without
 # that branch, and with norms over each frame, the key frame is edited as an image would be and a video of any length can be
 # streamed; in the authors' code neither holds.
 #
@@ -404,8 +404,8 @@ for ax, number in zip(axes, ("error", "ground_flicker", "object_flicker"), stric
 #
 # All this is with norms over each frame. Norms over the video, the authors', couple frames already: edits of untuned models are not told to be
 # nearer to the correct ones with either, and are a little calmer with the authors' (rung *other norms*, scale `long`); with theirs
-# throughout (scale `video-norms`, eight videos) it is not told from shared noise what the key frame does for flicker, and the branch
-# changes the error by less than a tenth, while from noise of each frame's own the key frame still helps.
+# throughout (scale `video-norms`, eight videos) it is not told from shared noise what the key frame does for flicker, nor that the
+# branch brings edits nearer (whatever it does lies within a tenth of the error), while from noise of each frame's own the key frame still helps.
 #
 # (controlvideo-e3)=
 # (controlvideo-e5)=
@@ -1195,7 +1195,8 @@ if base_model:
 # falls; the paper's own numbers for them could not be had. The run that is kept of it (eight videos, five seeds; its numbers stand in
 # {doc}`claims`, at e7) tells two of ten choices apart from the method's, by the error from shared noise: with tuned queries alone, as in
 # {cite:t}`wu2023tuneavideo`, the edit stays further from the correct one than with tuned output projections, and with all four projections it comes
-# nearer, while somewhat fewer frames show what was asked for, which is not judged. Not told apart are the middle frame, two keys and
+# nearer, while somewhat fewer frames show what was asked for, which is not judged. Not told apart (key frames and positions by the flicker,
+# the others by the error) are the middle frame, two keys and
 # sparse-causal attention from the first frame as the key, branches before or after the attention or in the decoder alone from those
 # beside it, in the middle block too from those without, and frames with positions from frames without. One interval in twenty leaves zero
 # out by chance.

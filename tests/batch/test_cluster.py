@@ -3,12 +3,14 @@
 import os
 import sys
 from unittest.mock import Mock
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 from tiny_book import batch, batch_process
 from tiny_cluster import PATIENCE, a_cluster, kernels_of, until
 
-from core.batch.cluster import cluster_of, gpus_here
+from core.batch.cluster import cluster_of, gpus_here, workers_here
 from core.batch.drive import Drive
 from core.batch.task import Orders
 from core.command import Refused
@@ -93,6 +95,17 @@ def test_a_file_that_describes_no_cluster_is_refused(tmp_path, text, said):
         pass
     assert said in str(why.value)
     assert "\n" not in str(why.value)
+
+
+def test_workers_here_tell_nothing_by_http():
+    with workers_here(1) as client:
+        client.wait_for_workers(1, timeout=PATIENCE)
+        told = client.scheduler_info()
+        servers = [told, *told["workers"].values()]
+        for port in (port for it in servers for port in it["services"].values()):
+            for page in ("json/counts.json", "metrics", "info/main/workers.html", "health"):
+                with pytest.raises(HTTPError, match="404"):
+                    urlopen(f"http://127.0.0.1:{port}/{page}", timeout=PATIENCE)
 
 
 def test_gpus_are_those_that_may_be_seen(monkeypatch):

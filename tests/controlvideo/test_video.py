@@ -347,9 +347,9 @@ def test_without_its_library_it_says_what_to_install(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("frames", "why"),
     [
-        (greys(1)[:0], "at least one frame to write"),
-        (greys(2)[0], "at least one frame to write"),
-        (greys(2)[:, :1], "at least one frame to write"),
+        (greys(1)[:0], "at least one frame"),
+        (greys(2)[0], "at least one frame"),
+        (greys(2)[:, :1], "at least one frame"),
         (greys(2) * 255, "want pixels in"),
         (greys(2) * math.nan, "want pixels in"),
     ],

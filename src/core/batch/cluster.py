@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 WAIT = "10s"  # for a scheduler to answer
+SUBMITTED = 60.0  # seconds for a queue to take all jobs
 GPU = "GPU"  # the name of the dask resource
 
 
@@ -130,8 +131,10 @@ def _expect_submitted(dask: Any, cluster: Any, path: Path) -> None:
     logging.getLogger("tornado.application").setLevel(logging.CRITICAL)  # raised here as well
 
     async def submitted() -> None:
-        while len(cluster.workers) < len(cluster.worker_spec):
-            await asyncio.sleep(0.1)
+        with contextlib.suppress(TimeoutError):  # whoever waits for workers says that none came
+            async with asyncio.timeout(SUBMITTED):
+                while len(cluster.workers) < len(cluster.worker_spec):
+                    await asyncio.sleep(0.1)
         try:
             for worker in cluster.workers.values():
                 await worker  # one that could not start is started once more, and raises why not

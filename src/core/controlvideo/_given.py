@@ -12,7 +12,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from PIL.Image import Image
 from torch import Tensor
 
-from core.controlvideo.video import check_size
+from core.controlvideo.video import check_frames, check_size
 from core.controlvideo.windows import Windows
 
 
@@ -37,12 +37,8 @@ def video_of(frames: Any, factor: int) -> Tensor:
             raise ValueError(f"want images of one size, got {told}")
         x = VaeImageProcessor.pil_to_numpy(frames) if frames else torch.zeros(0, 3, 0, 0)
         x = x if isinstance(x, Tensor) else VaeImageProcessor.numpy_to_pt(x).float()
-    if x.ndim != 4 or x.shape[1] != 3 or not len(x):
-        raise ValueError(f"want a video [F, 3, H, W] of at least one frame, got {list(x.shape)}")
-    if not (x.min() >= 0 and x.max() <= 1):
-        raise ValueError(f"want pixels in [0, 1], got {float(x.min()):.3g} to {float(x.max()):.3g}")
-    H, W = x.shape[2:]
-    check_size((H, W), factor)
+    check_frames(x)
+    check_size((x.shape[2], x.shape[3]), factor)
     return x
 
 

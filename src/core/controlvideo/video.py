@@ -131,6 +131,18 @@ def read(
     return Video(tensor_of(images), rate / pick.of(total).step, total)
 
 
+def check_frames(x: Tensor) -> None:
+    """Refuse what is no video.
+
+    Raises:
+        ValueError: it is not `[F, 3, H, W]` with a frame at least, or has pixels outside [0, 1].
+    """
+    if x.ndim != 4 or x.shape[1] != 3 or not len(x):
+        raise ValueError(f"want a video [F, 3, H, W] of at least one frame, got {list(x.shape)}")
+    if not (x.min() >= 0 and x.max() <= 1):  # nan is neither
+        raise ValueError(f"want pixels in [0, 1], got {float(x.min()):.3g} to {float(x.max()):.3g}")
+
+
 def check_size(size: tuple[int, int], factor: int) -> None:
     """Refuse sides that a pipeline cannot work on, and say which are near.
 
@@ -169,7 +181,7 @@ def write(path: str | Path, video: Video) -> None:
         ValueError, ImportError: see `check_target`.
         OSError: it could not be written; what was there before still is.
     """
-    _check_frames(video.frames)
+    check_frames(video.frames)
     video = video._replace(rate=Fraction(video.rate))
     path, pixels = Path(path), bytes_of(video.frames)
     size = pixels.shape[1], pixels.shape[2]
@@ -181,16 +193,6 @@ def write(path: str | Path, video: Video) -> None:
     encoded = {".mp4": mp4, ".gif": gif, ".png": _png}[path.suffix.lower()](pixels, video.rate)
     sweep(path.parent, re.escape(path.name))
     write_bytes(path, encoded)
-
-
-def _check_frames(frames: Tensor) -> None:
-    if frames.ndim != 4 or frames.shape[1] != 3 or not len(frames):
-        raise ValueError(
-            f"want a video [F, 3, H, W] of at least one frame to write, got {list(frames.shape)}"
-        )
-    if not (frames.min() >= 0 and frames.max() <= 1):
-        low, high = float(frames.min()), float(frames.max())
-        raise ValueError(f"want pixels in [0, 1] to write, got {low:.3g} to {high:.3g}")
 
 
 def _of_folder(
